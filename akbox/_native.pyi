@@ -1,0 +1,116 @@
+"""Types of the C extension (native/*.c). Nothing here decides policy in Python; see docs/architecture.md."""
+
+from collections.abc import Sequence
+
+# ---- py_policy.c ---------------------------------------------------------------------------------------------------
+
+class Policy:
+    """The compiled matcher of native/policy.h. Paths are canonical bytes. Raises ValueError for a bad blob."""
+
+    def __init__(self, blob: bytes) -> None: ...
+    def fs(self, need: int, path: bytes) -> tuple[int, int, int]:
+        """(decision 0 deny | 1 allow | 2 ask, rule index or -1, missing need bits)."""
+    def rights(self, path: bytes) -> int: ...
+    def visible(self, path: bytes) -> bool: ...
+    def move_keeps_rights(self, source: bytes, target: bytes, is_dir: bool) -> bool: ...
+    def net(self, op: int, proto: int, addr: bytes, port: int) -> tuple[int, int]: ...
+    def unix(self, path: bytes) -> tuple[int, int]: ...
+    def exec_exact(self, path: bytes) -> bool: ...
+
+# ---- py_enforce.c --------------------------------------------------------------------------------------------------
+
+class Ring:
+    """The event ring of native/ring.h over an open file; the one reader is Python."""
+
+    def __init__(self, fd: int, size: int, run: bytes) -> None: ...
+    def read(self, max_bytes: int) -> bytes:
+        """Whole records (struct ak_event + strings, no padding records), without consuming them; b"" when empty."""
+    def consume(self, n_bytes: int) -> None:
+        """Gives the space of the first n_bytes returned by the last read() back (they are durable in the log now)."""
+    def wait(self, timeout_ms: int) -> bool:
+        """Blocks (GIL released) until a record is there or the time is over."""
+    def put(
+        self, op: int, decision: int, need: int, tgid: int, tid: int, nr: int, error: int, rule: int, arg: int,
+        target: bytes, target2: bytes,
+    ) -> None:
+        """An event from the Python side (ptrace stops). Raises OSError(EPIPE) once shut."""
+    def shut(self) -> None: ...
+    def close(self) -> None: ...
+
+class Enforcer:
+    """Judges and carries out trapped system calls for one run (native/enforce.h)."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        ring: Ring,
+        *,
+        main_pid: int,
+        tracer_tid: int,
+        flags: int,
+        refusals: bytes,
+    ) -> None:
+        """refusals: packed (u32 nr, u32 errno) pairs for this architecture, the refusal table; any number with neither a
+        handler nor an entry is answered ENOSYS and recorded. tracer_tid: 0 when nothing traces. flags: FLAG_*."""
+    def start(self, listener_fd: int, threads: int) -> None:
+        """Takes the seccomp listener over and starts the notify threads (they inherit the calling thread's credentials,
+        then empty their own capability sets)."""
+    def serve(self, tid: int, arch: int, nr: int, args: Sequence[int]) -> tuple[int, int, int, bool]:
+        """For a ptrace stop: (outcome kind, value, fd or -1, cloexec). Blocks, with the GIL released, instead of LATER."""
+    def next_upcall(self, timeout_ms: int) -> tuple[int, int, int, int, bytes, int, int] | None:
+        """What only Python can answer: (cookie, tid, tgid, nr, request, resp_cap, flags); today the prctl door of the
+        authority calls. Several threads may wait here. None on timeout; raises EOFError once stopped."""
+    def reply(self, cookie: int, value: int, body: bytes) -> bool:
+        """Writes body to the caller's buffer (cut at resp_cap, NUL-terminated when there is room) and returns value from
+        its call. False when the caller is gone. A body that cannot be written makes the call return -EFAULT."""
+    def stop(self) -> None:
+        """Ends the threads; every later notification is refused by the closed listener (ENOSYS)."""
+    def counters(self) -> dict[str, int]: ...
+
+FLAG_STRICT_METADATA: int
+FLAG_EXEC_CONTINUE: int  # exec is verified after the fact (ptrace) or Landlock is exact for exec: CONTINUE is safe
+FLAG_FDS_BY_PIDFD: int  # pidfd_getfd works here (not in containers)
+
+# ---- py_launch.c ---------------------------------------------------------------------------------------------------
+
+def landlock_abi() -> int: ...
+def landlock_create_ruleset(handled_fs: int, handled_net: int, scoped: int) -> int: ...
+def landlock_add_path(ruleset_fd: int, rights: int, path_fd: int) -> None: ...
+def landlock_add_port(ruleset_fd: int, rights: int, port: int) -> None: ...
+def gettid() -> int: ...
+def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int: ...
+
+class Child:
+    """A launched child between clone and exec. Made by launch(); all methods must be called on the launching thread."""
+
+    pid: int
+    def go(self) -> int:
+        """Lets the child, now seized, install its filter and exec; returns the listener's descriptor or -1 when the
+        filter has none. Raises LaunchError(step, errno)."""
+    def wait_exec(self) -> None: ...
+
+class LaunchError(OSError):
+    """args: (errno, step), step being one of the launch steps of native/launch.h, e.g. "landlock", "execve"."""
+
+def launch(
+    *,
+    exec_fd: int,
+    exec_path: bytes,
+    argv: Sequence[bytes],
+    envp: Sequence[bytes],
+    cwd_fd: int,
+    stdio: tuple[int, int, int],
+    keep_fds: Sequence[int],
+    ruleset_fd: int,
+    bpf: bytes,
+    filter_flags: int,
+    rlimits: Sequence[tuple[int, int, int]],
+    tty_fd: int,
+    drop_ids: tuple[int, int] | None,
+) -> Child: ...
+
+def wait_stop(
+    trapped: bytes, main_pid: int, timeout_ms: int
+) -> tuple[int, int, int] | None:
+    """One tracer wait: continues what needs no decision (clone, ordinary signals, ends of children) in C and returns
+    (tid, kind, value) for what does. None on timeout. Raises ChildProcessError when no tracee is left."""

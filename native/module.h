@@ -1,0 +1,12 @@
+/* What each part of the extension gives to module.c: its types, added to `_native`. Returns 0, or -1 with an exception. */
+#ifndef AK_MODULE_H
+#define AK_MODULE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+int ak_py_policy_init(PyObject *module);        /* py_policy.c:  Policy */
+int ak_py_enforce_init(PyObject *module);       /* py_enforce.c: Ring, Enforcer */
+int ak_py_launch_init(PyObject *module);        /* py_launch.c:  launch, wait_stop, landlock and small system calls */
+
+#endif
