@@ -1,13 +1,44 @@
-"""Builds the one C extension; everything else about the distribution is in pyproject.toml."""
+"""Builds the one C extension and puts policies/ and sdk/python into the wheel; the rest is in pyproject.toml."""
 
+import os
+import shutil
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
-# -Werror belongs to this project's own checks (scripts/test sets it): a user's newer compiler must not break an install.
-FLAGS = ["-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-fstack-protector-strong", "-D_FORTIFY_SOURCE=2", "-D_GNU_SOURCE"]
+# -Werror belongs to this project's own checks (scripts/test sets AKBOX_WERROR): a user's newer compiler must not break an install.
+FLAGS = [
+    "-std=c11",
+    "-O2",
+    "-g",
+    "-Wall",
+    "-Wextra",
+    "-fstack-protector-strong",
+    "-D_FORTIFY_SOURCE=2",
+    "-D_GNU_SOURCE",
+]
+if os.environ.get("AKBOX_WERROR"):
+    FLAGS.append("-Werror")
+
+SHIPPED = ("policies", "sdk/python")
+
+
+class BuildWithData(build_py):
+    """build_py, plus the shipped folders as akbox/_data/ (an editable install finds them in the checkout instead)."""
+
+    def run(self) -> None:
+        super().run()
+        if getattr(self, "editable_mode", False):
+            return
+        for name in SHIPPED:
+            target = Path(self.build_lib) / "akbox" / "_data" / name
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(name, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "*.egg-info"))
+
 
 setup(
+    cmdclass={"build_py": BuildWithData},
     ext_modules=[
         Extension(
             "akbox._native",
