@@ -1,7 +1,7 @@
 """Where the files that ship beside the code are: the shipped policies and the agent SDK.
 
-In a wheel they lie in `akbox/_data/`; in a checkout (also an editable install) they are the repository's own folders. Both
-have the same shape, so callers name them as the repository does. Nothing here reads or imports what it finds.
+In a wheel they lie in `akbox/_data/`; in a checkout (also an editable install) they are the repository's own folders.
+Both have the same shape, so callers name them as the repository does. Nothing here reads or imports what it finds.
 """
 
 from __future__ import annotations
