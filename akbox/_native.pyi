@@ -81,36 +81,54 @@ def gettid() -> int: ...
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int: ...
 
 class Child:
-    """A launched child between clone and exec. Made by launch(); all methods must be called on the launching thread."""
+    """A launched child between clone and exec. All methods must be called on the launching thread."""
 
     pid: int
+    def ready(self) -> None:
+        """Waits until the child can be seized. Raises LaunchError."""
     def go(self) -> int:
-        """Lets the child, now seized, install its filter and exec; returns the listener's descriptor or -1 when the
-        filter has none. Raises LaunchError(step, errno)."""
-    def wait_exec(self) -> None: ...
+        """Lets the child, now seized, confine itself and go on to its execve, which the listener or tracer must answer;
+        the listener's descriptor, or -1 when its filter has none. Raises LaunchError."""
+    def failure(self) -> tuple[int, str] | None:
+        """(errno, step) of a child that ended before its program began; None when it got there."""
 
-class LaunchError(OSError):
-    """args: (errno, step), step being one of the launch steps of native/launch.h, e.g. "landlock", "execve"."""
+class LaunchError(Exception):
+    """args: (errno, message, step), step being one of native/launch.c's names, e.g. "landlock", "execve"."""
 
 def launch(
     *,
-    exec_fd: int,
     exec_path: bytes,
-    argv: Sequence[bytes],
-    envp: Sequence[bytes],
+    argv: tuple[bytes, ...],
+    envp: tuple[bytes, ...],
     cwd_fd: int,
     stdio: tuple[int, int, int],
-    keep_fds: Sequence[int],
+    keep_fds: tuple[int, ...],
     ruleset_fd: int,
     bpf: bytes,
     filter_flags: int,
-    rlimits: Sequence[tuple[int, int, int]],
+    limits: tuple[tuple[int, int, int], ...],
     tty_fd: int,
     drop_ids: tuple[int, int] | None,
-) -> Child: ...
+) -> Child:
+    """Clones a child that waits to be seized (native/launch.h). keep_fds ascending and above 2; a standard stream of -1
+    stays closed; limits are (RLIMIT_*, soft, hard); drop_ids is (uid, gid) for a supervisor that is root."""
 
-def wait_stop(
-    trapped: bytes, main_pid: int, timeout_ms: int
-) -> tuple[int, int, int] | None:
-    """One tracer wait: continues what needs no decision (clone, ordinary signals, ends of children) in C and returns
-    (tid, kind, value) for what does. None on timeout. Raises ChildProcessError when no tracee is left."""
+STOP_SYSCALL: int
+STOP_SECCOMP: int
+STOP_EXEC: int
+STOP_STOPPED: int
+STOP_MAIN_EXIT: int
+STOP_ALL_GONE: int
+
+class Tracer:
+    """The wait loop of native/tracer.h. One thread, the one that seizes, makes all calls."""
+
+    count: int
+    def __init__(self, trapped: bytes, trace_seccomp: bool) -> None:
+        """trapped: one bit (little-endian) for each call number that the filter gives to the listener."""
+    def seize(self, pid: int) -> None: ...
+    def wait(self) -> tuple[int, int, int]:
+        """(kind STOP_*, tid, value): value is the call number, the former tid of an exec, the stop signal or the main
+        process's wait status."""
+    def resume(self, tid: int, signal: int = 0) -> None: ...
+    def kill(self) -> None: ...

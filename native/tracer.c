@@ -1,0 +1,338 @@
+#include "tracer.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define AUTHORITY_FIRST 1024
+#define AUTHORITY_LAST 1100
+/* Kernel-internal results (include/linux/errno.h): seen in the return register at a signal-delivery stop. */
+#define ERESTARTSYS 512
+#define ERESTARTNOINTR 513
+
+/* Where a task's call number and return value are. The one place with registers. */
+#if defined(__x86_64__)
+typedef struct user_regs_struct ak_regs;
+static int64_t call_number(const ak_regs *r) { return (int64_t)r->orig_rax; }
+static int64_t call_result(const ak_regs *r) { return (int64_t)r->rax; }
+static void set_result(ak_regs *r, int64_t value) { r->rax = (uint64_t)value; }
+static void skip_call(ak_regs *r) { r->orig_rax = (uint64_t)-1; }
+#elif defined(__aarch64__)
+typedef struct user_regs_struct ak_regs;
+static int64_t call_number(const ak_regs *r) { return (int64_t)r->regs[8]; }
+static int64_t call_result(const ak_regs *r) { return (int64_t)r->regs[0]; }
+static void set_result(ak_regs *r, int64_t value) { r->regs[0] = (uint64_t)value; }
+static void skip_call(ak_regs *r) { r->regs[8] = (uint64_t)-1; }
+#else
+#error "akbox knows the registers of x86-64 and arm64"
+#endif
+
+/* The tasks we trace: an open-addressing set of tids, grown when half full. */
+struct ak_tracer {
+	pid_t main;
+	pid_t *slots;
+	size_t n_slots, n_used, n_tasks;       /* n_used counts deleted slots too */
+	const uint8_t *trapped;
+	size_t n_calls;
+	bool trace_seccomp;
+	bool main_gone;
+	bool ending;
+};
+
+#define GONE ((pid_t)-1)        /* a deleted slot: searches go past it */
+
+static pid_t *find_slot(pid_t *slots, size_t n, pid_t tid)
+{
+	pid_t *grave = NULL;
+	for (size_t i = (size_t)tid * 2654435761u & (n - 1);; i = (i + 1) & (n - 1)) {
+		if (slots[i] == tid)
+			return &slots[i];
+		if (slots[i] == GONE && !grave)
+			grave = &slots[i];
+		if (slots[i] == 0)
+			return grave ? grave : &slots[i];
+	}
+}
+
+static bool grow(struct ak_tracer *t)
+{
+	size_t n = t->n_slots;
+	pid_t *bigger;
+	while (t->n_tasks * 4 >= n)
+		n *= 2;
+	bigger = calloc(n, sizeof *bigger);
+	if (!bigger)
+		return false;
+	for (size_t i = 0; i < t->n_slots; i++)
+		if (t->slots[i] > 0)
+			*find_slot(bigger, n, t->slots[i]) = t->slots[i];
+	free(t->slots);
+	t->slots = bigger;
+	t->n_slots = n;
+	t->n_used = t->n_tasks;
+	return true;
+}
+
+/* True when the task was not known. Out of memory: the task is killed, an untracked one must not run. */
+static bool add_task(struct ak_tracer *t, pid_t tid)
+{
+	pid_t *slot = find_slot(t->slots, t->n_slots, tid);
+	if (*slot == tid)
+		return false;
+	if (*slot == 0 && t->n_used * 2 >= t->n_slots) {
+		if (!grow(t)) {
+			kill(tid, SIGKILL);
+			return true;
+		}
+		slot = find_slot(t->slots, t->n_slots, tid);
+	}
+	t->n_used += *slot == 0;
+	*slot = tid;
+	t->n_tasks++;
+	return true;
+}
+
+static void drop_task(struct ak_tracer *t, pid_t tid)
+{
+	pid_t *slot = find_slot(t->slots, t->n_slots, tid);
+	if (*slot != tid)
+		return;
+	*slot = GONE;
+	t->n_tasks--;
+}
+
+struct ak_tracer *ak_tracer_new(const uint8_t *trapped, size_t n_calls, bool trace_seccomp)
+{
+	struct ak_tracer *t = calloc(1, sizeof *t);
+	if (!t)
+		return NULL;
+	t->n_slots = 256;
+	t->slots = calloc(t->n_slots, sizeof *t->slots);
+	t->trapped = trapped;
+	t->n_calls = n_calls;
+	t->trace_seccomp = trace_seccomp;
+	if (!t->slots) {
+		free(t);
+		return NULL;
+	}
+	return t;
+}
+
+void ak_tracer_free(struct ak_tracer *t)
+{
+	if (!t)
+		return;
+	free(t->slots);
+	free(t);
+}
+
+size_t ak_tracer_count(const struct ak_tracer *t) { return t->n_tasks; }
+
+int ak_tracer_seize(struct ak_tracer *t, pid_t pid)
+{
+	const unsigned long options = PTRACE_O_EXITKILL | PTRACE_O_TRACESECCOMP | PTRACE_O_TRACEEXEC | PTRACE_O_TRACEFORK |
+				      PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACESYSGOOD;
+	if (ptrace(PTRACE_SEIZE, pid, NULL, options) < 0)
+		return -errno;
+	t->main = pid;
+	add_task(t, pid);
+	return 0;
+}
+
+/* ESRCH: the task was killed meanwhile; its end will be reported. */
+int ak_tracer_resume(struct ak_tracer *t, pid_t tid, int sig)
+{
+	if (t->ending)
+		kill(tid, SIGKILL);
+	if (ptrace(PTRACE_CONT, tid, NULL, (void *)(intptr_t)sig) < 0 && errno != ESRCH)
+		return -errno;
+	return 0;
+}
+
+void ak_tracer_kill(struct ak_tracer *t)
+{
+	t->ending = true;
+	for (size_t i = 0; i < t->n_slots; i++)
+		if (t->slots[i] > 0)
+			kill(t->slots[i], SIGKILL);
+}
+
+static bool get_regs(pid_t tid, ak_regs *regs)
+{
+	struct iovec io = {regs, sizeof *regs};
+	return ptrace(PTRACE_GETREGSET, tid, NT_PRSTATUS, &io) == 0 && io.iov_len == sizeof *regs;
+}
+
+static bool put_regs(pid_t tid, ak_regs *regs)
+{
+	struct iovec io = {regs, sizeof *regs};
+	return ptrace(PTRACE_SETREGSET, tid, NT_PRSTATUS, &io) == 0;
+}
+
+static bool is_trapped(const struct ak_tracer *t, int64_t nr)
+{
+	return nr >= 0 && (size_t)nr < t->n_calls && (t->trapped[nr / 8] >> (nr % 8) & 1);
+}
+
+/* Default disposition of `sig` in the task's process, from /proc; an unreadable status counts as "handled". */
+static bool has_default_action(pid_t tid, int sig)
+{
+	char path[32], text[2048], *at;
+	unsigned long long mask = 0;
+	ssize_t n;
+	int fd;
+	snprintf(path, sizeof path, "/proc/%d/status", tid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	n = read(fd, text, sizeof text - 1);
+	close(fd);
+	text[n > 0 ? n : 0] = '\0';
+	for (int i = 0; i < 2; i++) {
+		unsigned long long one;
+		at = strstr(text, i ? "SigCgt:" : "SigIgn:");
+		if (!at || sscanf(at + 7, "%llx", &one) != 1)
+			return false;
+		mask |= one;
+	}
+	return !(mask >> (sig - 1) & 1);
+}
+
+/* The main process leads a session whose parent is outside it: an orphaned process group, in which the kernel ignores
+ * ^Z (setpgid(2), "orphaned"). The user's shell is behind us, so stop it with SIGSTOP instead. */
+static int stop_signal_for(const struct ak_tracer *t, pid_t tid, int sig)
+{
+	bool job_stop = sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU;
+	if (job_stop && getpgid(tid) == t->main && has_default_action(tid, sig))
+		return SIGSTOP;
+	return sig;
+}
+
+/* Returns true when Python must look at it. */
+static bool signal_stop(struct ak_tracer *t, pid_t tid, int sig, struct ak_stop_event *event)
+{
+	ak_regs regs;
+	if (!get_regs(tid, &regs)) {
+		ak_tracer_resume(t, tid, sig);
+		return false;
+	}
+	/* Act on the number in the registers only: SIGSYS itself can be forged. Blocked or ignored, it still stops here. */
+	if (sig == SIGSYS && call_number(&regs) >= AUTHORITY_FIRST && call_number(&regs) <= AUTHORITY_LAST) {
+		*event = (struct ak_stop_event){AK_STOP_SYSCALL, tid, call_number(&regs)};
+		return true;
+	}
+	/* A trapped call that the supervisor had not received when the signal came: it has not begun, so it is restarted
+	 * whatever SA_RESTART says; bare, such a call could not have been interrupted. */
+	if (call_result(&regs) == -ERESTARTSYS && is_trapped(t, call_number(&regs))) {
+		set_result(&regs, -ERESTARTNOINTR);
+		put_regs(tid, &regs);
+	}
+	ak_tracer_resume(t, tid, stop_signal_for(t, tid, sig));
+	return false;
+}
+
+/* PTRACE_EVENT_STOP: a new task's first stop, a group stop, or the end of one. */
+static bool event_stop(struct ak_tracer *t, pid_t tid, int sig, bool is_new, struct ak_stop_event *event)
+{
+	if (is_new || sig == SIGTRAP || t->ending) {
+		ak_tracer_resume(t, tid, 0);
+		return false;
+	}
+	ptrace(PTRACE_LISTEN, tid, NULL, NULL);
+	if (tid != t->main)
+		return false;
+	*event = (struct ak_stop_event){AK_STOP_STOPPED, tid, sig};
+	return true;
+}
+
+static bool seccomp_stop(struct ak_tracer *t, pid_t tid, struct ak_stop_event *event)
+{
+	ak_regs regs;
+	if (!get_regs(tid, &regs)) {
+		kill(tid, SIGKILL);
+		return false;
+	}
+	if (t->trace_seccomp) {
+		*event = (struct ak_stop_event){AK_STOP_SECCOMP, tid, call_number(&regs)};
+		return true;
+	}
+	skip_call(&regs);
+	set_result(&regs, -ENOSYS);
+	if (!put_regs(tid, &regs))
+		kill(tid, SIGKILL);
+	ak_tracer_resume(t, tid, 0);
+	return false;
+}
+
+static bool exec_stop(struct ak_tracer *t, pid_t tid, struct ak_stop_event *event)
+{
+	unsigned long former = (unsigned long)tid;
+	ptrace(PTRACE_GETEVENTMSG, tid, NULL, &former);
+	if ((pid_t)former != tid)
+		drop_task(t, (pid_t)former);    /* a thread's exec: it goes on under the leader's number */
+	*event = (struct ak_stop_event){AK_STOP_EXEC, tid, (int64_t)former};
+	return true;
+}
+
+static bool handle(struct ak_tracer *t, pid_t tid, int status, struct ak_stop_event *event)
+{
+	bool is_new;
+	int sig = WSTOPSIG(status);
+	if (!WIFSTOPPED(status)) {
+		drop_task(t, tid);
+		if (tid != t->main || t->main_gone)
+			return false;
+		t->main_gone = true;
+		*event = (struct ak_stop_event){AK_STOP_MAIN_EXIT, tid, status};
+		return true;
+	}
+	is_new = add_task(t, tid);
+	if (t->ending) {
+		kill(tid, SIGKILL);
+		return false;
+	}
+	switch (status >> 16) {
+	case PTRACE_EVENT_EXEC:
+		return exec_stop(t, tid, event);
+	case PTRACE_EVENT_SECCOMP:
+		return seccomp_stop(t, tid, event);
+	case PTRACE_EVENT_STOP:
+		return event_stop(t, tid, sig, is_new, event);
+	case PTRACE_EVENT_FORK:
+	case PTRACE_EVENT_VFORK:
+	case PTRACE_EVENT_CLONE:
+		ak_tracer_resume(t, tid, 0);
+		return false;
+	default:
+		return signal_stop(t, tid, sig, event);
+	}
+}
+
+int ak_tracer_wait(struct ak_tracer *t, struct ak_stop_event *event)
+{
+	for (;;) {
+		int status;
+		/* This thread's tracees and children only: several runs, and the host program's own children, live here. */
+		pid_t tid = waitpid(-1, &status, __WALL | __WNOTHREAD);
+		if (tid < 0 && errno == EINTR)
+			continue;
+		if (tid < 0 && errno == ECHILD) {
+			*event = (struct ak_stop_event){AK_STOP_ALL_GONE, 0, 0};
+			return 0;
+		}
+		if (tid < 0)
+			return -errno;
+		if (handle(t, tid, status, event))
+			return 0;
+	}
+}

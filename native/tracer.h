@@ -1,0 +1,43 @@
+/* The tracer's wait loop: continues what needs no decision, hands the rest to Python (akbox/linux/tracer.py).
+ *
+ * All functions must be called on the thread that seized the first process: ptrace knows tracers by thread.
+ */
+#ifndef AK_TRACER_H
+#define AK_TRACER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum ak_stop_kind {
+	AK_STOP_SYSCALL = 1,    /* an authority number (RET_TRAP): value = the number */
+	AK_STOP_SECCOMP,        /* RET_TRACE of our own filter (interposer ptrace): value = the call's number */
+	AK_STOP_EXEC,           /* a new image, before its first instruction: value = the former tid */
+	AK_STOP_STOPPED,        /* the main process is in a group stop: value = the signal. Already listening; do not resume */
+	AK_STOP_MAIN_EXIT,      /* the main process ended: value = wait status. Do not resume */
+	AK_STOP_ALL_GONE,       /* no tracee is left */
+};
+
+struct ak_tracer;
+
+struct ak_stop_event {
+	enum ak_stop_kind kind;
+	pid_t tid;
+	int64_t value;
+};
+
+/* `trapped`: one bit for each call number below `n_calls` that the filter hands to the listener; such a call is
+ * restarted when a signal came before the supervisor had received it. trace_seccomp: RET_TRACE stops are ours (interposer ptrace);
+ * otherwise they come from a filter of the agent's own, where nobody traces, and are answered ENOSYS as without a tracer. */
+struct ak_tracer *ak_tracer_new(const uint8_t *trapped, size_t n_calls, bool trace_seccomp);
+void ak_tracer_free(struct ak_tracer *t);
+
+int ak_tracer_seize(struct ak_tracer *t, pid_t pid);            /* the main process; 0 or -errno */
+int ak_tracer_wait(struct ak_tracer *t, struct ak_stop_event *event);
+int ak_tracer_resume(struct ak_tracer *t, pid_t tid, int signal);
+/* SIGKILL to every task; from now on each stop is answered with SIGKILL too, until ak_tracer_wait() says ALL_GONE. */
+void ak_tracer_kill(struct ak_tracer *t);
+size_t ak_tracer_count(const struct ak_tracer *t);
+
+#endif
