@@ -32,8 +32,9 @@ struct ak_event {               /* 64 bytes, then target, then target2, zero-pad
 	uint32_t missing;       /* enum ak_need bits that no rule gave */
 	uint64_t arg;           /* open flags; mode; port; signal: by op */
 	uint16_t target_len, target2_len;
-	uint32_t reserved;
+	uint32_t reserved[3];   /* 0 */
 };
+_Static_assert(sizeof(struct ak_event) == 64, "the record header is 64 bytes on disk");
 
 struct ak_ring;
 
