@@ -113,6 +113,7 @@ def launch(
     """Clones a child that waits to be seized (native/launch.h). keep_fds ascending and above 2; a standard stream of -1
     stays closed; limits are (RLIMIT_*, soft, hard); drop_ids is (uid, gid) for a supervisor that is root."""
 
+STOP_NOTHING: int
 STOP_SYSCALL: int
 STOP_SECCOMP: int
 STOP_EXEC: int
@@ -121,14 +122,15 @@ STOP_MAIN_EXIT: int
 STOP_ALL_GONE: int
 
 class Tracer:
-    """The wait loop of native/tracer.h. One thread, the one that seizes, makes all calls."""
+    """The wait loop of native/tracer.h. One thread seizes, waits and resumes; kill, count and cpu_ns may come from any."""
 
     count: int
     def __init__(self, trapped: bytes, trace_seccomp: bool) -> None:
         """trapped: one bit (little-endian) for each call number that the filter gives to the listener."""
     def seize(self, pid: int) -> None: ...
-    def wait(self) -> tuple[int, int, int]:
+    def wait(self, block: bool = True) -> tuple[int, int, int]:
         """(kind STOP_*, tid, value): value is the call number, the former tid of an exec, the stop signal or the main
         process's wait status."""
     def resume(self, tid: int, signal: int = 0) -> None: ...
     def kill(self) -> None: ...
+    def cpu_ns(self) -> int: ...

@@ -283,13 +283,14 @@ static PyObject *tracer_seize(PyObject *self, PyObject *arg)
 	Py_RETURN_NONE;
 }
 
-static PyObject *tracer_wait(PyObject *self, PyObject *unused)
+static PyObject *tracer_wait(PyObject *self, PyObject *args)
 {
 	struct ak_stop_event event = {0};
-	int error;
-	(void)unused;
+	int error, block = 1;
+	if (!PyArg_ParseTuple(args, "|p", &block))
+		return NULL;
 	Py_BEGIN_ALLOW_THREADS
-	error = ak_tracer_wait(((struct tracer_object *)self)->tracer, &event);
+	error = ak_tracer_wait(((struct tracer_object *)self)->tracer, &event, block);
 	Py_END_ALLOW_THREADS
 	if (error)
 		return raise_errno(-error);
@@ -320,10 +321,17 @@ static PyObject *tracer_count(PyObject *self, void *closure)
 	return PyLong_FromSize_t(ak_tracer_count(((struct tracer_object *)self)->tracer));
 }
 
+static PyObject *tracer_cpu_ns(PyObject *self, PyObject *unused)
+{
+	(void)unused;
+	return PyLong_FromUnsignedLongLong(ak_tracer_cpu_ns(((struct tracer_object *)self)->tracer));
+}
+
 static PyMethodDef tracer_methods[] = {
 	{"seize", tracer_seize, METH_O, "PTRACE_SEIZE the main process, on the calling thread."},
-	{"wait", tracer_wait, METH_NOARGS, "(kind STOP_*, tid, value) of the next stop that needs a decision."},
+	{"wait", tracer_wait, METH_VARARGS, "wait(block=True): (kind STOP_*, tid, value) of the next stop that needs a decision."},
 	{"resume", tracer_resume, METH_VARARGS, "resume(tid, signal=0): PTRACE_CONT; a task that is gone is no error."},
+	{"cpu_ns", tracer_cpu_ns, METH_NOARGS, "CPU time of every process of the tree, ended ones included."},
 	{"kill", tracer_kill, METH_NOARGS, "SIGKILL to every task, present and to come."},
 	{NULL, NULL, 0, NULL},
 };
@@ -439,7 +447,7 @@ static int add_error(PyObject *module)
 int ak_py_launch_init(PyObject *module)
 {
 	static const struct { const char *name; long value; } numbers[] = {
-		{"STOP_SYSCALL", AK_STOP_SYSCALL}, {"STOP_SECCOMP", AK_STOP_SECCOMP}, {"STOP_EXEC", AK_STOP_EXEC},
+		{"STOP_NOTHING", AK_STOP_NOTHING}, {"STOP_SYSCALL", AK_STOP_SYSCALL}, {"STOP_SECCOMP", AK_STOP_SECCOMP}, {"STOP_EXEC", AK_STOP_EXEC},
 		{"STOP_STOPPED", AK_STOP_STOPPED}, {"STOP_MAIN_EXIT", AK_STOP_MAIN_EXIT},
 		{"STOP_ALL_GONE", AK_STOP_ALL_GONE},
 	};

@@ -3,6 +3,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 #include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define AUTHORITY_FIRST 1024
@@ -39,14 +41,16 @@ static void skip_call(ak_regs *r) { r->regs[8] = (uint64_t)-1; }
 
 /* The tasks we trace: an open-addressing set of tids, grown when half full. */
 struct ak_tracer {
-	pid_t main;
+	pthread_mutex_t lock;                   /* guards the set, ended_cpu_ns and ending */
 	pid_t *slots;
-	size_t n_slots, n_used, n_tasks;       /* n_used counts deleted slots too */
+	size_t n_slots, n_used, n_tasks;        /* n_used counts deleted slots too */
+	uint64_t ended_cpu_ns;                  /* of processes that are no more */
+	bool ending;
+	pid_t main;
 	const uint8_t *trapped;
 	size_t n_calls;
 	bool trace_seccomp;
 	bool main_gone;
-	bool ending;
 };
 
 #define GONE ((pid_t)-1)        /* a deleted slot: searches go past it */
@@ -64,6 +68,7 @@ static pid_t *find_slot(pid_t *slots, size_t n, pid_t tid)
 	}
 }
 
+/* Precondition: lock held. */
 static bool grow(struct ak_tracer *t)
 {
 	size_t n = t->n_slots;
@@ -83,17 +88,16 @@ static bool grow(struct ak_tracer *t)
 	return true;
 }
 
-/* True when the task was not known. Out of memory: the task is killed, an untracked one must not run. */
-static bool add_task(struct ak_tracer *t, pid_t tid)
+/* Precondition: lock held. False when there is no room. */
+static bool insert_task(struct ak_tracer *t, pid_t tid, bool *is_new)
 {
 	pid_t *slot = find_slot(t->slots, t->n_slots, tid);
-	if (*slot == tid)
-		return false;
+	*is_new = *slot != tid;
+	if (!*is_new)
+		return true;
 	if (*slot == 0 && t->n_used * 2 >= t->n_slots) {
-		if (!grow(t)) {
-			kill(tid, SIGKILL);
-			return true;
-		}
+		if (!grow(t))
+			return false;
 		slot = find_slot(t->slots, t->n_slots, tid);
 	}
 	t->n_used += *slot == 0;
@@ -102,13 +106,59 @@ static bool add_task(struct ak_tracer *t, pid_t tid)
 	return true;
 }
 
-static void drop_task(struct ak_tracer *t, pid_t tid)
+/* True when the task was not known. Out of memory: it is killed, a task that we do not know must not run. */
+static bool add_task(struct ak_tracer *t, pid_t tid)
 {
-	pid_t *slot = find_slot(t->slots, t->n_slots, tid);
-	if (*slot != tid)
-		return;
-	*slot = GONE;
-	t->n_tasks--;
+	bool is_new, ok;
+	pthread_mutex_lock(&t->lock);
+	ok = insert_task(t, tid, &is_new);
+	pthread_mutex_unlock(&t->lock);
+	if (!ok)
+		kill(tid, SIGKILL);
+	return is_new;
+}
+
+/* A process's CPU time; 0 for a thread that is not its leader (clock_getcpuclockid(3) spelled out: no allocation). */
+static uint64_t process_cpu_ns(pid_t pid)
+{
+	struct timespec ts;
+	if (clock_gettime((clockid_t)(~(unsigned)pid << 3 | 2), &ts) < 0)
+		return 0;
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static void drop_task(struct ak_tracer *t, pid_t tid, uint64_t cpu_ns)
+{
+	pid_t *slot;
+	pthread_mutex_lock(&t->lock);
+	t->ended_cpu_ns += cpu_ns;
+	slot = find_slot(t->slots, t->n_slots, tid);
+	if (*slot == tid) {
+		*slot = GONE;
+		t->n_tasks--;
+	}
+	pthread_mutex_unlock(&t->lock);
+}
+
+uint64_t ak_tracer_cpu_ns(struct ak_tracer *t)
+{
+	uint64_t sum;
+	pthread_mutex_lock(&t->lock);
+	sum = t->ended_cpu_ns;
+	for (size_t i = 0; i < t->n_slots; i++)
+		if (t->slots[i] > 0)
+			sum += process_cpu_ns(t->slots[i]);
+	pthread_mutex_unlock(&t->lock);
+	return sum;
+}
+
+static bool is_ending(struct ak_tracer *t)
+{
+	bool ending;
+	pthread_mutex_lock(&t->lock);
+	ending = t->ending;
+	pthread_mutex_unlock(&t->lock);
+	return ending;
 }
 
 struct ak_tracer *ak_tracer_new(const uint8_t *trapped, size_t n_calls, bool trace_seccomp)
@@ -116,6 +166,7 @@ struct ak_tracer *ak_tracer_new(const uint8_t *trapped, size_t n_calls, bool tra
 	struct ak_tracer *t = calloc(1, sizeof *t);
 	if (!t)
 		return NULL;
+	pthread_mutex_init(&t->lock, NULL);
 	t->n_slots = 256;
 	t->slots = calloc(t->n_slots, sizeof *t->slots);
 	t->trapped = trapped;
@@ -132,11 +183,19 @@ void ak_tracer_free(struct ak_tracer *t)
 {
 	if (!t)
 		return;
+	pthread_mutex_destroy(&t->lock);
 	free(t->slots);
 	free(t);
 }
 
-size_t ak_tracer_count(const struct ak_tracer *t) { return t->n_tasks; }
+size_t ak_tracer_count(struct ak_tracer *t)
+{
+	size_t n;
+	pthread_mutex_lock(&t->lock);
+	n = t->n_tasks;
+	pthread_mutex_unlock(&t->lock);
+	return n;
+}
 
 int ak_tracer_seize(struct ak_tracer *t, pid_t pid)
 {
@@ -152,7 +211,7 @@ int ak_tracer_seize(struct ak_tracer *t, pid_t pid)
 /* ESRCH: the task was killed meanwhile; its end will be reported. */
 int ak_tracer_resume(struct ak_tracer *t, pid_t tid, int sig)
 {
-	if (t->ending)
+	if (is_ending(t))
 		kill(tid, SIGKILL);
 	if (ptrace(PTRACE_CONT, tid, NULL, (void *)(intptr_t)sig) < 0 && errno != ESRCH)
 		return -errno;
@@ -161,10 +220,12 @@ int ak_tracer_resume(struct ak_tracer *t, pid_t tid, int sig)
 
 void ak_tracer_kill(struct ak_tracer *t)
 {
+	pthread_mutex_lock(&t->lock);
 	t->ending = true;
 	for (size_t i = 0; i < t->n_slots; i++)
 		if (t->slots[i] > 0)
 			kill(t->slots[i], SIGKILL);
+	pthread_mutex_unlock(&t->lock);
 }
 
 static bool get_regs(pid_t tid, ak_regs *regs)
@@ -244,7 +305,7 @@ static bool signal_stop(struct ak_tracer *t, pid_t tid, int sig, struct ak_stop_
 /* PTRACE_EVENT_STOP: a new task's first stop, a group stop, or the end of one. */
 static bool event_stop(struct ak_tracer *t, pid_t tid, int sig, bool is_new, struct ak_stop_event *event)
 {
-	if (is_new || sig == SIGTRAP || t->ending) {
+	if (is_new || sig == SIGTRAP || is_ending(t)) {
 		ak_tracer_resume(t, tid, 0);
 		return false;
 	}
@@ -279,17 +340,17 @@ static bool exec_stop(struct ak_tracer *t, pid_t tid, struct ak_stop_event *even
 	unsigned long former = (unsigned long)tid;
 	ptrace(PTRACE_GETEVENTMSG, tid, NULL, &former);
 	if ((pid_t)former != tid)
-		drop_task(t, (pid_t)former);    /* a thread's exec: it goes on under the leader's number */
+		drop_task(t, (pid_t)former, 0); /* a thread's exec: it goes on under the leader's number */
 	*event = (struct ak_stop_event){AK_STOP_EXEC, tid, (int64_t)former};
 	return true;
 }
 
-static bool handle(struct ak_tracer *t, pid_t tid, int status, struct ak_stop_event *event)
+static bool handle(struct ak_tracer *t, pid_t tid, int status, uint64_t cpu_ns, struct ak_stop_event *event)
 {
 	bool is_new;
 	int sig = WSTOPSIG(status);
 	if (!WIFSTOPPED(status)) {
-		drop_task(t, tid);
+		drop_task(t, tid, cpu_ns);
 		if (tid != t->main || t->main_gone)
 			return false;
 		t->main_gone = true;
@@ -297,7 +358,7 @@ static bool handle(struct ak_tracer *t, pid_t tid, int status, struct ak_stop_ev
 		return true;
 	}
 	is_new = add_task(t, tid);
-	if (t->ending) {
+	if (is_ending(t)) {
 		kill(tid, SIGKILL);
 		return false;
 	}
@@ -318,21 +379,32 @@ static bool handle(struct ak_tracer *t, pid_t tid, int status, struct ak_stop_ev
 	}
 }
 
-int ak_tracer_wait(struct ak_tracer *t, struct ak_stop_event *event)
+int ak_tracer_wait(struct ak_tracer *t, struct ak_stop_event *event, bool block)
 {
 	for (;;) {
-		int status;
 		/* This thread's tracees and children only: several runs, and the host program's own children, live here. */
-		pid_t tid = waitpid(-1, &status, __WALL | __WNOTHREAD);
-		if (tid < 0 && errno == EINTR)
-			continue;
-		if (tid < 0 && errno == ECHILD) {
+		const int which = __WALL | __WNOTHREAD, hang = block ? 0 : WNOHANG;
+		siginfo_t info = {0};
+		uint64_t cpu_ns = 0;
+		int status;
+		/* Looked at before it is reaped: a zombie's CPU clock is exact, its rusage would count its children twice. */
+		if (waitid(P_ALL, 0, &info, WEXITED | WSTOPPED | WNOWAIT | which | hang) < 0) {
+			if (errno == EINTR)
+				continue;
+			if (errno != ECHILD)
+				return -errno;
 			*event = (struct ak_stop_event){AK_STOP_ALL_GONE, 0, 0};
 			return 0;
 		}
-		if (tid < 0)
-			return -errno;
-		if (handle(t, tid, status, event))
+		if (info.si_pid == 0) {
+			*event = (struct ak_stop_event){AK_STOP_NOTHING, 0, 0};
+			return 0;
+		}
+		if (info.si_code == CLD_EXITED || info.si_code == CLD_KILLED || info.si_code == CLD_DUMPED)
+			cpu_ns = process_cpu_ns(info.si_pid);
+		if (waitpid(info.si_pid, &status, which | WNOHANG) != info.si_pid)
+			continue;       /* it went from one state to another between the two looks */
+		if (handle(t, info.si_pid, status, cpu_ns, event))
 			return 0;
 	}
 }

@@ -1,6 +1,6 @@
 /* The tracer's wait loop: continues what needs no decision, hands the rest to Python (akbox/linux/tracer.py).
  *
- * All functions must be called on the thread that seized the first process: ptrace knows tracers by thread.
+ * seize, wait and resume must be called on one thread, which ptrace takes for the tracer; the others may come from any.
  */
 #ifndef AK_TRACER_H
 #define AK_TRACER_H
@@ -11,6 +11,7 @@
 #include <sys/types.h>
 
 enum ak_stop_kind {
+	AK_STOP_NOTHING = 0,    /* only without `block`: no stop is waiting */
 	AK_STOP_SYSCALL = 1,    /* an authority number (RET_TRAP): value = the number */
 	AK_STOP_SECCOMP,        /* RET_TRACE of our own filter (interposer ptrace): value = the call's number */
 	AK_STOP_EXEC,           /* a new image, before its first instruction: value = the former tid */
@@ -34,10 +35,12 @@ struct ak_tracer *ak_tracer_new(const uint8_t *trapped, size_t n_calls, bool tra
 void ak_tracer_free(struct ak_tracer *t);
 
 int ak_tracer_seize(struct ak_tracer *t, pid_t pid);            /* the main process; 0 or -errno */
-int ak_tracer_wait(struct ak_tracer *t, struct ak_stop_event *event);
+int ak_tracer_wait(struct ak_tracer *t, struct ak_stop_event *event, bool block);
 int ak_tracer_resume(struct ak_tracer *t, pid_t tid, int signal);
 /* SIGKILL to every task; from now on each stop is answered with SIGKILL too, until ak_tracer_wait() says ALL_GONE. */
 void ak_tracer_kill(struct ak_tracer *t);
-size_t ak_tracer_count(const struct ak_tracer *t);
+size_t ak_tracer_count(struct ak_tracer *t);
+/* CPU time of every process of the tree, ended ones included. */
+uint64_t ak_tracer_cpu_ns(struct ak_tracer *t);
 
 #endif
