@@ -1,7 +1,7 @@
 """The state directory and the directories of single runs. What lies inside a run's directory is its owners' business.
 
-`$XDG_STATE_HOME/akbox/runs/<run_id>/`, every level 0700 and ours: a directory that is a symbolic link, or that belongs to
-or can be written by anybody else, is refused rather than used: whoever controls it controls the log and the policy.
+`$XDG_STATE_HOME/akbox/runs/<run_id>/`, every level 0700 and ours: a directory that is a symbolic link, or that belongs
+to or can be written by anybody else, is refused rather than used: whoever controls it controls the log and the policy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class StateError(Exception):
 
 
 def state_root(explicit: str | os.PathLike[str] | None = None) -> Path:
-    """The state directory: `explicit`, else `$XDG_STATE_HOME/akbox`, else `~/.local/state/akbox`; made (0700) if missing.
+    """The state directory: `explicit`, `$XDG_STATE_HOME/akbox` or `~/.local/state/akbox`; made (0700) if missing.
 
     A relative XDG_STATE_HOME is ignored, as the XDG base directory specification asks. Raises StateError.
     """
