@@ -2,12 +2,15 @@
 #include "module.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/landlock.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "launch.h"
@@ -308,6 +311,18 @@ static PyObject *tracer_resume(PyObject *self, PyObject *args)
 	Py_RETURN_NONE;
 }
 
+static PyObject *tracer_answer(PyObject *self, PyObject *args)
+{
+	int tid, error;
+	long long value;
+	if (!PyArg_ParseTuple(args, "iL", &tid, &value))
+		return NULL;
+	error = ak_tracer_answer(((struct tracer_object *)self)->tracer, tid, value);
+	if (error)
+		return raise_errno(-error);
+	Py_RETURN_NONE;
+}
+
 static PyObject *tracer_kill(PyObject *self, PyObject *unused)
 {
 	(void)unused;
@@ -331,6 +346,7 @@ static PyMethodDef tracer_methods[] = {
 	{"seize", tracer_seize, METH_O, "PTRACE_SEIZE the main process, on the calling thread."},
 	{"wait", tracer_wait, METH_VARARGS, "wait(block=True): (kind STOP_*, tid, value) of the next stop that needs a decision."},
 	{"resume", tracer_resume, METH_VARARGS, "resume(tid, signal=0): PTRACE_CONT; a task that is gone is no error."},
+	{"answer", tracer_answer, METH_VARARGS, "answer(tid, value): the stopped call is not made and returns value; resumes."},
 	{"cpu_ns", tracer_cpu_ns, METH_NOARGS, "CPU time of every process of the tree, ended ones included."},
 	{"kill", tracer_kill, METH_NOARGS, "SIGKILL to every task, present and to come."},
 	{NULL, NULL, 0, NULL},
@@ -408,6 +424,38 @@ static PyObject *py_landlock_add_port(PyObject *module, PyObject *args)
 	Py_RETURN_NONE;
 }
 
+/* process_vm_writev keeps to what the task itself could write; where it is refused (older container runtimes), its mem file. */
+static ssize_t write_process(pid_t tid, unsigned long long address, const char *data, size_t len)
+{
+	struct iovec local = {(void *)(uintptr_t)data, len}, remote = {(void *)(uintptr_t)address, len};
+	char path[32];
+	ssize_t n = process_vm_writev(tid, &local, 1, &remote, 1, 0);
+	int fd;
+	if (n >= 0 || (errno != EPERM && errno != ENOSYS))
+		return n;
+	snprintf(path, sizeof path, "/proc/%d/mem", tid);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	n = pwrite(fd, data, len, (off_t)address);
+	close(fd);
+	return n;
+}
+
+static PyObject *py_process_write(PyObject *module, PyObject *args)
+{
+	unsigned long long address;
+	const char *data;
+	Py_ssize_t len;
+	ssize_t n;
+	int tid;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "iKy#", &tid, &address, &data, &len))
+		return NULL;
+	n = write_process(tid, address, data, (size_t)len);
+	return n < 0 ? raise_errno(errno) : PyLong_FromSsize_t(n);
+}
+
 static PyObject *py_gettid(PyObject *module, PyObject *unused)
 {
 	(void)module;
@@ -433,6 +481,7 @@ static PyMethodDef functions[] = {
 	{"landlock_add_path", py_landlock_add_path, METH_VARARGS, "(ruleset_fd, rights, path_fd)."},
 	{"landlock_add_port", py_landlock_add_port, METH_VARARGS, "(ruleset_fd, rights, port)."},
 	{"gettid", py_gettid, METH_NOARGS, "The calling thread's number."},
+	{"process_write", py_process_write, METH_VARARGS, "process_write(tid, address, data): bytes written into another process."},
 	{"prctl", py_prctl, METH_VARARGS, "prctl(2) for the calling thread."},
 	{NULL, NULL, 0, NULL},
 };

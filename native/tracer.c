@@ -28,13 +28,20 @@ typedef struct user_regs_struct ak_regs;
 static int64_t call_number(const ak_regs *r) { return (int64_t)r->orig_rax; }
 static int64_t call_result(const ak_regs *r) { return (int64_t)r->rax; }
 static void set_result(ak_regs *r, int64_t value) { r->rax = (uint64_t)value; }
-static void skip_call(ak_regs *r) { r->orig_rax = (uint64_t)-1; }
+static bool skip_call(pid_t tid, ak_regs *r) { (void)tid; r->orig_rax = (uint64_t)-1; return true; }
 #elif defined(__aarch64__)
 typedef struct user_regs_struct ak_regs;
 static int64_t call_number(const ak_regs *r) { return (int64_t)r->regs[8]; }
 static int64_t call_result(const ak_regs *r) { return (int64_t)r->regs[0]; }
 static void set_result(ak_regs *r, int64_t value) { r->regs[0] = (uint64_t)value; }
-static void skip_call(ak_regs *r) { r->regs[8] = (uint64_t)-1; }
+/* x8 is only where the number came from; the kernel looks at its own copy (ptrace(2), NT_ARM_SYSTEM_CALL). */
+static bool skip_call(pid_t tid, ak_regs *r)
+{
+	int none = -1;
+	struct iovec io = {&none, sizeof none};
+	(void)r;
+	return ptrace(PTRACE_SETREGSET, tid, NT_ARM_SYSTEM_CALL, &io) == 0;
+}
 #else
 #error "akbox knows the registers of x86-64 and arm64"
 #endif
@@ -316,22 +323,28 @@ static bool event_stop(struct ak_tracer *t, pid_t tid, int sig, bool is_new, str
 	return true;
 }
 
+/* A task that cannot be told its result must not go on with another one. */
+int ak_tracer_answer(struct ak_tracer *t, pid_t tid, int64_t value)
+{
+	ak_regs regs;
+	bool ok = get_regs(tid, &regs) && skip_call(tid, &regs);
+	if (ok) {
+		set_result(&regs, value);
+		ok = put_regs(tid, &regs);
+	}
+	if (!ok)
+		kill(tid, SIGKILL);
+	return ak_tracer_resume(t, tid, 0);
+}
+
 static bool seccomp_stop(struct ak_tracer *t, pid_t tid, struct ak_stop_event *event)
 {
 	ak_regs regs;
-	if (!get_regs(tid, &regs)) {
-		kill(tid, SIGKILL);
-		return false;
-	}
-	if (t->trace_seccomp) {
+	if (t->trace_seccomp && get_regs(tid, &regs)) {
 		*event = (struct ak_stop_event){AK_STOP_SECCOMP, tid, call_number(&regs)};
 		return true;
 	}
-	skip_call(&regs);
-	set_result(&regs, -ENOSYS);
-	if (!put_regs(tid, &regs))
-		kill(tid, SIGKILL);
-	ak_tracer_resume(t, tid, 0);
+	ak_tracer_answer(t, tid, -ENOSYS);
 	return false;
 }
 

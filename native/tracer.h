@@ -37,6 +37,8 @@ void ak_tracer_free(struct ak_tracer *t);
 int ak_tracer_seize(struct ak_tracer *t, pid_t pid);            /* the main process; 0 or -errno */
 int ak_tracer_wait(struct ak_tracer *t, struct ak_stop_event *event, bool block);
 int ak_tracer_resume(struct ak_tracer *t, pid_t tid, int signal);
+/* The stopped call is not made; it returns `value` (negative: -errno) and is never restarted. Resumes the task. */
+int ak_tracer_answer(struct ak_tracer *t, pid_t tid, int64_t value);
 /* SIGKILL to every task; from now on each stop is answered with SIGKILL too, until ak_tracer_wait() says ALL_GONE. */
 void ak_tracer_kill(struct ak_tracer *t);
 size_t ak_tracer_count(struct ak_tracer *t);

@@ -1,0 +1,63 @@
+"""From the event ring to the log: what the enforcer decided in C becomes entries, at most 50 ms later.
+
+One thread per run. A log that cannot be written ends the run (fail closed): `on_failure` is called once with the reason.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from akbox._native import Ring
+from akbox.kernel.audit import AuditError
+from akbox.kernel.kernel import Kernel
+
+_WAIT_MS = 50
+_CHUNK_BYTES = 1 << 20
+
+
+class Drain:
+    """Moves records from `ring` to `kernel.record`. `flush()` may be called by anyone who is about to read the log."""
+
+    def __init__(self, ring: Ring, kernel: Kernel, on_failure: Callable[[str], None]) -> None:
+        self._ring = ring
+        self._kernel = kernel
+        self._on_failure = on_failure
+        self._lock = threading.Lock()  # one reader at a time: guards read..consume and _failed
+        self._failed = False
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="akbox-drain", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def flush(self) -> None:
+        """Every event that is in the ring now is in the log on return (or the run is ending because it cannot be)."""
+        with self._lock:
+            while not self._failed and self._move():
+                pass
+
+    def close(self) -> None:
+        """Ends the thread after the last event. Precondition: nothing writes to the ring any more."""
+        self._closing.set()
+        self._thread.join()
+        self.flush()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            if self._ring.wait(_WAIT_MS):
+                self.flush()
+
+    def _move(self) -> bool:
+        records = self._ring.read(_CHUNK_BYTES)
+        if not records:
+            return False
+        try:
+            self._kernel.record(self._kernel.root, records)
+        except (AuditError, OSError) as error:
+            self._failed = True
+            self._ring.shut()  # writers deny from here on
+            self._on_failure(f"the audit log cannot be written: {error}")
+            return False
+        self._ring.consume(len(records))
+        return True

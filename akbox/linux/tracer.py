@@ -1,0 +1,159 @@
+"""The ptrace interposer: authority numbers, what an exec became, and the life of the tree.
+
+`TraceLoop.run` is the whole life of a run's thread after the launch. Stops that need no decision never leave C
+(native/tracer.c). Everything here runs on that one thread, because ptrace knows tracers by thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from akbox import _native
+from akbox.kernel.ops import Op
+from akbox.linux.authority import MAX_REQUEST, Answer, Doors
+
+if TYPE_CHECKING:
+    from akbox.linux.ptrace_calls import PtraceCalls
+
+READ, WRITE, EXEC = 1, 2, 4
+_NO_RULE = 0xFFFFFFFF
+
+
+@dataclass
+class TraceLoop:
+    """What the loop needs of its run. `calls` serves every trapped call under `--interposer ptrace`, else None."""
+
+    tracer: _native.Tracer
+    enforcer: _native.Enforcer
+    ring: _native.Ring
+    doors: Doors
+    main_pid: int
+    on_stopped: Callable[[int], None]
+    on_exit: Callable[[int], None]
+    calls: PtraceCalls | None = None
+    execs: int = field(default=0, init=False)
+
+    def run(self) -> None:
+        """Serves stops until no task of the tree is left. The end of the main process ends all others."""
+        handlers: dict[int, Callable[[int, int], None]] = {
+            _native.STOP_SYSCALL: self._authority,
+            _native.STOP_EXEC: self._exec,
+            _native.STOP_STOPPED: lambda _tid, signal: self.on_stopped(signal),
+            _native.STOP_MAIN_EXIT: self._main_exit,
+        }
+        if self.calls is not None:
+            handlers[_native.STOP_SECCOMP] = self.calls.serve
+        while True:
+            block = self.calls is None or not self.calls.finish_pending()
+            kind, tid, value = self.tracer.wait(block)
+            if kind == _native.STOP_ALL_GONE:
+                return
+            if kind != _native.STOP_NOTHING:
+                handlers[kind](tid, value)
+
+    def _main_exit(self, _tid: int, status: int) -> None:
+        self.on_exit(status)
+        self.tracer.kill()
+
+    def _exec(self, tid: int, _former: int) -> None:
+        """The new image, before its first instruction: the object the kernel really loaded must be one the policy lets run.
+
+        This is what makes it safe that execve itself is continued by the kernel after it was judged by name. A script's
+        own text is read by its interpreter with open(), which is judged like any other.
+        """
+        self.execs += 1
+        problem = self._image_problem(tid)
+        if problem is None:
+            self.tracer.resume(tid)
+            return
+        self.ring.put(Op.EXEC, 0, EXEC, tid, tid, -1, errno.EACCES, _NO_RULE, 0, problem, b"")
+        os.kill(tid, 9)
+        self.tracer.resume(tid)
+
+    def _image_problem(self, tid: int) -> bytes | None:
+        """None when the image may run, else what it is, for the log."""
+        link = b"/proc/%d/exe" % tid
+        try:
+            path = os.readlink(link)
+            linked = os.stat(link).st_nlink > 0
+        except OSError:
+            return b"(unreadable image)"
+        if not linked or not path.startswith(b"/") or not self.enforcer.may_exec(path):
+            return path
+        return None
+
+    def _authority(self, tid: int, nr: int) -> None:
+        """A raw call 1024-1044: everything comes from the registers; SIGSYS and its siginfo can be forged."""
+        from akbox.linux.registers import Registers
+
+        try:
+            arguments = Registers.load(tid).arguments
+        except OSError:  # the task was killed meanwhile: its end will be reported
+            self.tracer.resume(tid)
+            return
+        answer = self._serve(tid, nr, arguments)
+        self.tracer.answer(tid, self._deliver(tid, answer, resp=arguments[3], capacity=arguments[4]))
+
+    def _serve(self, tid: int, nr: int, arguments: tuple[int, ...]) -> Answer:
+        agent, req, req_len, _resp, capacity, flags = arguments
+        if req_len > MAX_REQUEST:
+            return Answer(-errno.EINVAL)
+        try:
+            if agent and read_memory(tid, agent, 16) != self.doors.agent_id:
+                return Answer(-errno.EPERM)
+            request = read_memory(tid, req, req_len) if req_len else b""
+        except OSError:
+            return Answer(-errno.EFAULT)
+        return self.doors.serve(tid, thread_group(tid), nr, request, capacity, flags)
+
+    def _deliver(self, tid: int, answer: Answer, resp: int, capacity: int) -> int:
+        """Writes the body (NUL-terminated when there is room); the value that the call returns."""
+        body = answer.body[:capacity]
+        if answer.body and len(body) < capacity:
+            body += b"\0"
+        if not body:
+            return answer.value
+        try:
+            write_memory(tid, resp, body)
+        except OSError:
+            return -errno.EFAULT
+        return answer.value
+
+
+def thread_group(tid: int) -> int:
+    """The process that a task belongs to; 0 when it is gone."""
+    try:
+        with open(f"/proc/{tid}/status", "rb") as status:
+            for line in status:
+                if line.startswith(b"Tgid:"):
+                    return int(line.split()[1])
+    except OSError:
+        pass
+    return 0
+
+
+def read_memory(tid: int, address: int, length: int) -> bytes:
+    """`length` bytes of a stopped task's memory. Raises OSError(EFAULT) when any of them is not there."""
+    fd = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.pread(fd, length, address)
+    except OverflowError:  # an address that is none
+        data = b""
+    finally:
+        os.close(fd)
+    if len(data) != length:
+        raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+    return data
+
+
+def write_memory(tid: int, address: int, data: bytes) -> None:
+    """Writes to a stopped task's memory where the task itself could. Raises OSError(EFAULT).
+
+    process_vm_writev respects the mapping's protection; /proc/PID/mem would write through a read-only one.
+    """
+    if _native.process_write(tid, address, data) != len(data):
+        raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
