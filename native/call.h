@@ -48,6 +48,12 @@ int ak_task_object(struct ak_call *c, int fd);          /* a new O_PATH descript
 int ak_task_dup(struct ak_call *c, int fd);             /* a real duplicate (pidfd_getfd); -EPERM where that is refused */
 int ak_task_fd_flags(struct ak_call *c, int fd);        /* its open flags (fdinfo), O_ACCMODE included */
 int ak_task_umask(struct ak_call *c);
+/* Take the agent's umask on for what this thread creates next (masking the mode by hand would be wrong where the
+ * directory has a default ACL). 0; -EPERM when this thread has no umask of its own and the agent's is another. */
+int ak_adopt_umask(struct ak_call *c);
+struct ak_object;
+/* Does the agent hold `object` open as its descriptor `fd` with all of the `need` bits already? False if in doubt. */
+bool ak_task_holds(struct ak_call *c, int fd, const struct ak_object *object, unsigned need);
 bool ak_pid_in_run(struct ak_call *c, pid_t pid);       /* traced by our tracer, or (no tracer) a descendant of main_pid */
 
 /* ---- resolve.c: names to objects -------------------------------------------------------------------------------- */
@@ -57,6 +63,8 @@ enum {
 	AK_EMPTY_PATH = 2,      /* "" means the object that dirfd refers to (AT_EMPTY_PATH) */
 	AK_OWN_FD = 4,          /* set in ak_object.flags: reached through the agent's own /proc/self/fd/N */
 	AK_ANONYMOUS = 8,       /* set in ak_object.flags: pipe, socket, memfd, deleted or other object without a name */
+	AK_FOREIGN = 16,        /* set in ak_object.flags: behind a magic link of a process outside the run. Nothing was opened
+				 * (fd is the link itself), path is /proc/PID/..., which every policy denies */
 };
 
 struct ak_object {
@@ -73,7 +81,8 @@ struct ak_parent {
 	size_t dir_len;         /* length of the directory's canonical path in `path` */
 	size_t len;
 	char path[PATH_MAX];    /* canonical directory + "/" + name: what is judged */
-	const char *name;       /* points at the last component in `path`; "." and ".." are refused as the kernel does */
+	const char *name;       /* points at the last component in `path`; "." and ".." are refused as the kernel does (the
+				 * errno is the one of the call being served) */
 	bool trailing_slash;
 };
 
@@ -81,6 +90,11 @@ struct ak_parent {
  * are followed only within its own /proc directory, and what they lead to is what is judged. -errno as the kernel's. */
 int ak_resolve(struct ak_call *c, int dirfd, const char *path, unsigned flags, struct ak_object *out);
 int ak_resolve_parent(struct ak_call *c, int dirfd, const char *path, struct ak_parent *out);
+/* The same from a directory descriptor of ours, honouring RESOLVE_* of openat2(2). `base` is not used for an absolute path. */
+int ak_resolve_from(struct ak_call *c, int base, const char *path, unsigned flags, uint64_t resolve, struct ak_object *out);
+int ak_resolve_parent_from(struct ak_call *c, int base, const char *path, uint64_t resolve, struct ak_parent *out);
+/* A new O_PATH descriptor of where a relative path begins: the agent's cwd for AT_FDCWD, else its descriptor. */
+int ak_task_base(struct ak_call *c, int dirfd);
 void ak_object_close(struct ak_object *o);
 void ak_parent_close(struct ak_parent *p);
 

@@ -1,0 +1,92 @@
+/* The enforcer's own state, shared by task.c, resolve.c, enforce.c, notify.c and py_enforce.c; handlers see call.h only.
+ *
+ * One enforcer serves one run. Everything here is set up before the first thread starts and read-only afterwards, but
+ * for the fields that say otherwise.
+ */
+#ifndef AK_ENFORCER_H
+#define AK_ENFORCER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "call.h"
+
+#define AK_SYSCALL_MAX 1024             /* one past the largest system call number that can have a handler or a refusal */
+#define AK_BLOCKED_MAX 256              /* threads that may wait on behalf of the agent at one time */
+#define AK_UPCALLS_MAX 1024             /* calls waiting for the Python side at one time */
+#define AK_REQUEST_MAX (1024u * 1024u)  /* bytes of one authority request */
+
+/* What ak_stop.ctx is for a seccomp notification. */
+struct ak_notif {
+	int listener;
+	uint64_t id;
+};
+
+/* A call that only the Python side can answer. */
+struct ak_upcall {
+	struct ak_upcall *next;
+	uint64_t cookie;
+	struct ak_stop stop;
+	struct ak_notif notif;          /* stop.ctx points here when a notification waits */
+	bool by_notify;                 /* else: the serving thread sleeps on `answered` */
+	bool taken;                     /* handed to Python already */
+	bool answered;
+	int64_t value;
+	pid_t tgid;
+	int nr;                         /* authority number */
+	unsigned flags;                 /* 1: FETCH */
+	uint64_t resp;
+	uint64_t resp_cap;
+	size_t request_len;
+	char *request;
+};
+
+struct ak_counters {
+	atomic_ullong calls, allowed, denied, continued, installed, blocked, upcalls, gone;
+};
+
+struct ak_enforcer {
+	struct ak_enforcer_config config;
+	ak_handler *handlers[AK_SYSCALL_MAX];
+	uint16_t refusals[AK_SYSCALL_MAX];      /* errno; 0: none */
+	int proc_dir;                           /* O_PATH of /proc */
+	int proc_fd_dir;                        /* O_PATH of /proc/self/fd */
+	struct ak_counters counters;
+
+	pthread_mutex_t lock;                   /* guards the fields below */
+	pthread_cond_t changed;                 /* broadcast when one of them changes */
+	bool stopping;
+	unsigned blocked;                       /* threads of ak_block() and ak_enforcer_serve() */
+	unsigned upcall_count;
+	uint64_t next_cookie;
+	struct ak_upcall *upcalls;              /* oldest first */
+
+	int listener;                           /* -1 until ak_notify_start() */
+	unsigned thread_count;
+	struct ak_notify_thread *threads;
+};
+
+/* enforce.c */
+struct ak_enforcer *ak_enforcer_new(const struct ak_enforcer_config *config, const uint32_t *refusals, size_t pairs);
+void ak_enforcer_free(struct ak_enforcer *e);           /* after ak_enforcer_stop() */
+void ak_enforcer_stop(struct ak_enforcer *e);
+/* Judge and carry out one call. Never blocks unless may_block. */
+void ak_enforce(struct ak_enforcer *e, const struct ak_stop *stop, bool may_block, struct ak_outcome *out);
+/* The same from a thread that must keep its own umask and credentials: runs on a new thread and waits for it. */
+int ak_enforcer_serve(struct ak_enforcer *e, const struct ak_stop *stop, struct ak_outcome *out);
+/* A thread that acts for the agent: no capabilities, no signals, its own umask and cwd. False: it must not serve. */
+bool ak_thread_prepare(const char *name);
+
+/* task.c: the same question as ak_pid_in_run() about the process whose directory in /proc `dir` lies in; status_path leads
+ * from `dir` to its status file ("status", "../status"). */
+bool ak_status_in_run(struct ak_call *c, int dir, const char *status_path);
+/* enforce.c: has this thread an fs struct (umask, cwd) of its own? */
+bool ak_thread_has_own_fs(void);
+
+/* upcall.c: calls that wait for the Python side */
+bool ak_is_authority_door(const struct ak_stop *stop);
+void ak_authority_door(struct ak_call *c, struct ak_outcome *out);
+int ak_upcall_next(struct ak_enforcer *e, int timeout_ms, struct ak_upcall **out);      /* 0, -ETIMEDOUT, -EPIPE */
+int ak_upcall_reply(struct ak_enforcer *e, uint64_t cookie, int64_t value, const void *body, size_t len);
+
+#endif
