@@ -1,0 +1,90 @@
+"""Keeps secrets out of the log: run over every value before it is hashed.
+
+Works by the names of keys and options, by URL userinfo and by the shapes that well-known credentials have. It is a net
+under the design (real keys never enter the sandbox), not a promise that any secret is recognised.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from akbox.kernel.canonical import interoperable
+
+MASK = "[redacted]"
+
+# Compared without case, "-", "_" and " ".
+BUILT_IN = (
+    "authorization", "proxyauthorization", "password", "passwd", "passphrase", "pwd", "token", "accesstoken",
+    "refreshtoken", "idtoken", "authtoken", "bearertoken", "sessiontoken", "apikey", "apitoken", "xapikey", "secret",
+    "clientsecret", "secretkey", "secretaccesskey", "awssecretaccesskey", "privatekey", "cookie", "setcookie",
+    "credential", "credentials", "githubtoken", "openaiapikey", "anthropicapikey",
+)  # fmt: skip
+# Longer names that end like these are secrets too (MY_SERVICE_TOKEN, db-password); "tokens" and "max_tokens" are not.
+_SUFFIXES = ("password", "passwd", "token", "secret", "apikey", "privatekey", "accesskey", "secretkey")
+
+_USERINFO = re.compile(r"(?<=://)[^\s/@?#\"']+(?=@)")
+_HEADER = re.compile(r"(?i)\b((?:proxy-)?authorization|x-api-key|api-key|cookie|set-cookie)(\s*[:=]\s*)([^\r\n\"']+)")
+_ASSIGN = re.compile(r"(?i)(?<![\w-])(-{0,2}[\w.-]*(?:password|passwd|token|secret|api[_-]?key|access[_-]?key))(=|:\s*)([^\s&\"',;]+)")
+_OPTION = re.compile(r"(?i)(?<!\S)(--?[\w-]*(?:password|passwd|token|secret|api-?key|access-?key))(\s+)([^\s\"']+)")
+_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
+_SHAPES = re.compile(
+    r"\b(?:sk-[\w-]{16,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|xox[abposr]-[\w-]{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}"
+    r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+|akc1\.[\w-]+\.[\w-]+)"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+)
+_HINT = re.compile(
+    r"(?i)://[^/]*@|authoriz|cookie|key|token|passw|secret|bearer|basic|sk-|gh[pousr]_|github_pat|xox|AKIA|AIza|eyJ|akc1\."
+)
+
+
+class Redactor:
+    """Redacts by the built-in names and `names` (policy `audit.redact`)."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._names = frozenset(_fold(n) for n in (*BUILT_IN, *names))
+
+    def value(self, value: Any) -> Any:
+        """A copy of a JSON value with secrets masked, fit for canonical JSON (see `canonical.interoperable`)."""
+        return self._walk(interoperable(value))
+
+    def _walk(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {
+                self.text(k): MASK if self.is_secret(k) and v not in (None, "") else self._walk(v) for k, v in value.items()
+            }
+        if isinstance(value, list):
+            return self._argv(value)
+        return value
+
+    def text(self, text: str) -> str:
+        """A string with userinfo, credential headers, assignments and known shapes masked."""
+        if not _HINT.search(text):
+            return text
+        text = _USERINFO.sub(MASK, text)
+        text = _SHAPES.sub(MASK, text)
+        text = _HEADER.sub(rf"\1\2{MASK}", text)
+        text = _ASSIGN.sub(rf"\1\2{MASK}", text)
+        text = _OPTION.sub(rf"\1\2{MASK}", text)
+        return _BEARER.sub(rf"\1 {MASK}", text)
+
+    def is_secret(self, key: str) -> bool:
+        folded = _fold(key)
+        return folded in self._names or folded.endswith(_SUFFIXES)
+
+    def _argv(self, items: list[Any]) -> list[Any]:
+        """A list may be an argv: what follows `--token` (as its own item) is masked."""
+        out: list[Any] = []
+        hide = False
+        for item in items:
+            out.append(MASK if hide and isinstance(item, str) else self._walk(item))
+            hide = isinstance(item, str) and item.startswith("-") and "=" not in item and self.is_secret(item)
+        return out
+
+
+def _fold(key: str) -> str:
+    return key.lower().translate(_DROP)
+
+
+_DROP = str.maketrans("", "", "-_ .")
