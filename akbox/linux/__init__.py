@@ -1,0 +1,1 @@
+"""The Linux target: launch, filter, Landlock, interposers, enforcer (design 03)."""
