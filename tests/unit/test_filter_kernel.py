@@ -38,7 +38,7 @@ def test_what_goes_to_an_absent_supervisor_fails_closed_and_the_rest_works() -> 
         assert os.getpid() > 0
         socket.socket(socket.AF_INET, socket.SOCK_STREAM).close()
         for attempt in (
-            lambda: open("/etc/hostname"),
+            lambda: os.open("/etc/hostname", os.O_RDONLY),
             lambda: os.mkdir("/tmp/akbox-never-made"),
             lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1),
             lambda: os.chmod("/", 0o755),
