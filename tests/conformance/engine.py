@@ -1,0 +1,312 @@
+"""Runs a command inside akbox or outside it, as root or as an ordinary user, and reads what akbox left behind."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import fnmatch
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .model import Case, Control, Entry, Expect
+from .world import MARK, ORDINARY_UID, World, Worlds
+
+PROJECT = Path(__file__).resolve().parents[2]
+VERIFIER = PROJECT / "scripts" / "verify-log"
+USERS = ("root", "user") if os.geteuid() == 0 else ("user",)
+
+
+def akbox_command() -> list[str]:
+    """The installed console script of this interpreter."""
+    found = shutil.which("akbox", path=str(Path(sys.executable).parent))
+    assert found is not None, "akbox is not installed in this environment: pip install -e ."
+    return [found]
+
+
+def uid_of(user: str) -> int:
+    return ORDINARY_UID if os.geteuid() == 0 and user == "user" else os.geteuid()
+
+
+@dataclass
+class Result:
+    argv: list[str]
+    exit: int
+    stdout: str
+    stderr: str
+    entries: list[dict[str, object]] = field(default_factory=list)
+    log: Path | None = None
+    report: dict[str, object] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        said = f"$ {' '.join(self.argv)}\nexit {self.exit}\n--- stdout\n{self.stdout[-4000:]}"
+        said += f"\n--- stderr\n{self.stderr[-4000:]}"
+        refused = [e for e in self.entries if e["decision"] != "allow"]
+        return said + "\n--- refusals in the log\n" + "\n".join(f"{e['name']} {e['target']}" for e in refused[:40])
+
+
+def environment(world: World) -> dict[str, str]:
+    return {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": str(world.HOME),
+        "LANG": "C.UTF-8",
+        "TERM": "xterm",
+        "XDG_STATE_HOME": str(world.STATE),
+        "XDG_RUNTIME_DIR": str(world.base / "run"),
+    }
+
+
+def as_user(uid: int) -> list[str]:
+    if uid == os.geteuid():
+        return []
+    return ["setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups"]
+
+
+def execute(
+    argv: Sequence[str],
+    world: World,
+    *,
+    uid: int,
+    cwd: Path | None = None,
+    stdin: int = subprocess.DEVNULL,
+    timeout_s: float = 60,
+    env: dict[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+    terminal: bool = False,
+) -> Result:
+    """Runs argv to its end; a run that does not end is killed with its process group and fails the test. `terminal`:
+    standard input is a new terminal, and the program's controlling one."""
+    if terminal:
+        master, stdin = os.openpty()
+    process = subprocess.Popen(
+        [*as_user(uid), *argv],
+        cwd=cwd or world.W,
+        env=environment(world) if env is None else env,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        pass_fds=pass_fds,
+        preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if terminal else None,
+    )
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        said = (out + b"\n" + err).decode(errors="replace")
+        raise AssertionError(f"still running after {timeout_s} s: {' '.join(argv)}\n{said}") from None
+    finally:
+        if terminal:
+            os.close(master)
+            os.close(stdin)
+    text = out.decode(errors="backslashreplace"), err.decode(errors="backslashreplace")
+    return Result(list(argv), process.returncode, *text)
+
+
+def toml(sections: dict[str, dict[str, object]], top: dict[str, object]) -> str:
+    lines = [f"{key} = {json.dumps(value)}" for key, value in top.items()]
+    for section, keys in sections.items():
+        lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
+    return "\n".join(lines) + "\n"
+
+
+def policy_text(world: World, extra: dict[str, object]) -> str:
+    """The kit's policy, with the case's keys ("fs.write", "limits.pids") added: lists are extended, the rest is set."""
+    system = ["/usr/**", "/lib/**", "/lib64/**", "/bin/**"]
+    few_of_etc = ["/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime", "/etc/passwd", "/etc/nsswitch.conf"]
+    devices = ["/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/tty"]
+    sections: dict[str, dict[str, object]] = {
+        "fs": {
+            "read": [*system, *few_of_etc, *devices, "/proc/self/**", "{R}/**", "{W}/**", "{K}/**"],
+            "write": ["{W}/**", "/dev/null", "/dev/full", "/dev/tty"],
+            "exec": [*system, "{K}/**"],
+            "deny": ["{S}", "{D}"],
+        }
+    }
+    for key, value in extra.items():
+        section, _, name = key.partition(".")
+        keys = sections.setdefault(section, {})
+        old = keys.get(name)
+        keys[name] = [*old, *value] if isinstance(old, list) and isinstance(value, list) else value
+    return world.fill(toml(sections, {"version": "1.0"}))
+
+
+def run_inside(
+    world: World,
+    argv: Sequence[str],
+    *,
+    interposer: str = "auto",
+    policy: dict[str, object] | None = None,
+    preset: str | None = None,
+    options: Sequence[str] = (),
+    timeout_s: float = 60,
+    stdin: int = subprocess.DEVNULL,
+    pass_fds: Sequence[int] = (),
+    terminal: bool = False,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Result:
+    """`akbox run` in a world. The policy file lies outside everything that is granted."""
+    source = preset
+    if preset is None:
+        file = world.base / "policy.toml"
+        file.write_text(policy_text(world, policy or {}))
+        os.chown(file, world.uid, world.uid)
+        source = str(file)
+    report = world.STATE / "report.json"
+    report.unlink(missing_ok=True)
+    command = [*akbox_command(), "run", "-p", str(source), "--interposer", interposer, "--json", str(report), *options]
+    filled = [world.fill(word) for word in argv]
+    result = execute(
+        [*command, "--", *filled],
+        world,
+        uid=world.uid,
+        cwd=cwd,
+        timeout_s=timeout_s,
+        stdin=stdin,
+        pass_fds=pass_fds,
+        terminal=terminal,
+        env=env,
+    )
+    if report.exists():
+        result.report = json.loads(report.read_text())
+    read_log(world, result)
+    return result
+
+
+def logs(world: World) -> list[Path]:
+    return sorted((world.STATE / "akbox" / "runs").glob("*/audit.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def read_log(world: World, result: Result) -> None:
+    found = logs(world)
+    if found:
+        result.log = found[-1]
+        result.entries = [json.loads(line) for line in found[-1].read_text().splitlines()]
+
+
+def verify(world: World, log: Path) -> None:
+    """Both verifiers must accept the log: akbox's own, and the one that shares no code with it."""
+    own = execute([*akbox_command(), "audit", "verify", str(log.parent)], world, uid=world.uid)
+    assert own.exit == 0, f"akbox audit verify refuses the log\n{own}"
+    other = execute([sys.executable, "-I", str(VERIFIER), str(log)], world, uid=world.uid)
+    assert other.exit == 0, f"scripts/verify-log refuses the log\n{other}"
+
+
+def run_outside(world: World, argv: Sequence[str], how: str, **options: object) -> Result:
+    filled = [world.fill(word) for word in argv]
+    if how == "namespace":
+        filled = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc", "--", *filled]
+    return execute(filled, world, uid=world.uid, **options)  # type: ignore[arg-type]
+
+
+def has_entry(result: Result, world: World, wanted: Entry) -> bool:
+    ops = (wanted.op,) if isinstance(wanted.op, str) else wanted.op
+    target = None if wanted.target is None else world.fill(wanted.target)
+
+    def fits(entry: dict[str, object]) -> bool:
+        request = entry["req"]
+        number = request.get("nr") if isinstance(request, dict) else None
+        return (
+            entry["decision"] == wanted.decision
+            and (ops is None or entry["name"] in ops)
+            and (target is None or fnmatch.fnmatchcase(str(entry["target"]), target))
+            and (wanted.nr is None or number == wanted.nr)
+        )
+
+    return any(fits(entry) for entry in result.entries)
+
+
+def names_errno(text: str, names: Sequence[str]) -> bool:
+    spelled = [f"errno={name}" for name in names] + [os.strerror(getattr(errno, name)) for name in names]
+    return any(word in text for word in spelled)
+
+
+def exit_fits(got: int, wanted: int | tuple[int, ...] | None) -> bool:
+    if wanted is None:
+        return got != 0
+    return got in wanted if isinstance(wanted, tuple) else got == wanted
+
+
+def judge(result: Result, world: World, expect: Expect | Control) -> None:
+    assert exit_fits(result.exit, expect.exit), f"exit {result.exit}, wanted {expect.exit}\n{result}"
+    output = result.stdout + result.stderr
+    if expect.errnos:
+        assert names_errno(output, expect.errnos), f"none of {expect.errnos} in the output\n{result}"
+    if expect.stdout is not None:
+        assert world.fill(expect.stdout) in result.stdout, f"{expect.stdout!r} is not in the output\n{result}"
+
+
+def judge_inside(case: Case, world: World, result: Result) -> None:
+    """Verdict, host state, secrecy, the entry, and a log that verifies."""
+    judge(result, world, case.expect)
+    assert MARK not in result.stdout + result.stderr, f"something denied was read\n{result}"
+    assert world.changed(case.changes) == [], f"the host changed\n{result}"
+    if case.check is not None:
+        case.check(world, result)
+    assert result.log is not None, f"the run left no log\n{result}"
+    if case.expect.entry is not None:
+        assert has_entry(result, world, case.expect.entry), f"no entry {case.expect.entry} in the log\n{result}"
+    verify(world, result.log)
+
+
+def parameters(cases: Sequence[Case]) -> list[tuple[Case, str, str]]:
+    """Every case with every user and interposer that it names and that this kit's user can be."""
+    return [
+        (case, user, interposer)
+        for case in cases
+        for user in case.users
+        if user in USERS and (not case.needs_root or "root" in USERS)
+        for interposer in case.interposers
+    ]
+
+
+def label(parameter: tuple[Case, str, str]) -> str:
+    case, user, interposer = parameter
+    return f"{case.id}-{user}-{interposer}"
+
+
+def controls(cases: Sequence[Case]) -> list[Case]:
+    """The cases whose attempt can be made outside by this kit's user."""
+    possible = [case for case in cases if case.control is not None]
+    return [c for c in possible if "root" in USERS or (c.control and c.control.how != "root" and not c.needs_root)]
+
+
+def check_case(worlds: Worlds, case: Case, user: str, interposer: str) -> None:
+    with worlds.lend(uid_of(user)) as world:
+        prepare(world, case)
+        result = run_inside(
+            world,
+            case.command,
+            interposer=interposer,
+            policy=case.policy,
+            preset=case.preset,
+            timeout_s=case.timeout_s,
+            terminal=case.terminal,
+        )
+        judge_inside(case, world, result)
+
+
+def check_control(worlds: Worlds, case: Case) -> None:
+    """What the case forbids works outside: else the case would pass on a machine where nothing works."""
+    assert case.control is not None
+    with worlds.lend(0 if case.control.how == "root" else ORDINARY_UID if os.geteuid() == 0 else os.geteuid()) as world:
+        prepare(world, case)
+        result = run_outside(world, case.command, case.control.how, timeout_s=case.timeout_s, terminal=case.terminal)
+        judge(result, world, case.control)
+        if case.after_control is not None:
+            case.after_control(world, result)
+
+
+def prepare(world: World, case: Case) -> None:
+    if case.prepare is not None:
+        case.prepare(world)
+    world.remember()

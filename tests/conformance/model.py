@@ -1,0 +1,99 @@
+"""What a conformance case is: data only. `engine.py` runs cases, `world.py` makes what they work on.
+
+Words in braces in commands, policies and targets are places of the case's world: `{W}` writable, `{R}` read-only,
+`{S}` denied inside W, `{H}` a host file that is not granted, `{T}` an ungranted directory, `{HP}` a host process, `{K}`
+the helpers. A command is run without a shell; `sh()` and `py()` write the usual two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .engine import Result
+    from .world import World
+
+AUTO = ("auto",)
+BOTH = ("auto", "ptrace")
+DENIED = ("EACCES", "EPERM")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A log entry that must be there. `op`: its name, or one of several; `target`: a pattern (fnmatch); `nr`: the
+    number of the system call. None = any."""
+
+    op: str | tuple[str, ...] | None = None
+    target: str | None = None
+    decision: str = "deny"
+    nr: int | None = None
+
+
+@dataclass(frozen=True)
+class Expect:
+    """What the command does inside. `exit` None: any but 0. `errnos`: one is named or spelled out in the output."""
+
+    exit: int | tuple[int, ...] | None = None
+    errnos: tuple[str, ...] = ()
+    stdout: str | None = None
+    entry: Entry | None = None
+
+
+@dataclass(frozen=True)
+class Control:
+    """The same command outside. `how`: "user" (an unprivileged user), "namespace" (as that user, in a throw-away user,
+    mount and pid namespace of which it is root), "root" (a call that changes nothing; only when the kit runs as root).
+    `exit`, `errnos`: what the kernel by itself answers, which must differ from what a sandbox answers."""
+
+    how: str = "user"
+    exit: int | tuple[int, ...] | None = 0
+    errnos: tuple[str, ...] = ()
+    stdout: str | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    id: str
+    title: str
+    command: tuple[str, ...]
+    expect: Expect
+    control: Control | None = Control()
+    policy: dict[str, object] = field(default_factory=dict)  # added to the kit's policy: lists are extended
+    preset: str | None = None  # instead of the kit's policy; the working directory is W
+    prepare: Callable[[World], None] | None = None  # on the host, before
+    check: Callable[[World, Result], None] | None = None  # on the host, after the run inside
+    after_control: Callable[[World, Result], None] | None = None  # on the host, after the run outside
+    interposers: tuple[str, ...] = BOTH
+    users: tuple[str, ...] = ("root", "user")
+    needs_root: bool = False  # what it prepares only root can make; not part of a kit run by somebody else
+    changes: tuple[str, ...] = ()  # guarded places that the case may change after all
+    terminal: bool = False  # standard input is a terminal of its own
+    timeout_s: float = 60
+
+
+def sh(script: str) -> tuple[str, ...]:
+    return ("/bin/sh", "-c", script)
+
+
+def py(script: str) -> tuple[str, ...]:
+    return ("/usr/bin/python3", "-I", "-c", script)
+
+
+def call(*words: str) -> tuple[str, ...]:
+    """helper/try_call.c: one system call, and the kernel's answer."""
+    return ("{K}/try_call", *words)
+
+
+def ok(stdout: str | None = None, entry: Entry | None = None) -> Expect:
+    return Expect(exit=0, stdout=stdout, entry=entry)
+
+
+def refused(nr: int, errnos: tuple[str, ...] = ("EPERM",)) -> Expect:
+    """A call of the refusal table: no target to judge, but an entry with its number."""
+    return Expect(errnos=errnos, entry=Entry(nr=nr))
+
+
+def deny(op: str | tuple[str, ...], target: str | None = None, errnos: tuple[str, ...] = ("EACCES",)) -> Expect:
+    return Expect(errnos=errnos, entry=Entry(op, target))

@@ -1,0 +1,20 @@
+"""/proc, /sys, /dev, akbox's own files, programs and what they gain. The cases are in cases_proc.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from .cases_proc import CASES
+from .engine import check_case, check_control, controls, label, parameters
+from .model import Case
+from .world import Worlds
+
+
+@pytest.mark.parametrize("case", controls(CASES), ids=lambda case: case.id)
+def test_control(worlds: Worlds, case: Case) -> None:
+    check_control(worlds, case)
+
+
+@pytest.mark.parametrize("parameter", parameters(CASES), ids=label)
+def test_case(worlds: Worlds, parameter: tuple[Case, str, str]) -> None:
+    check_case(worlds, *parameter)
