@@ -14,6 +14,7 @@ from akbox.cli.trust import discover, is_trusted
 from akbox.rundir import state_root
 
 if TYPE_CHECKING:
+    from akbox.policy.check import PolicyError
     from akbox.policy.model import Policy
 
 DEFAULT_PRESET = "default"
@@ -115,9 +116,10 @@ def parse_policy(content: bytes, path: Path | str) -> Policy:
         raise policy_failure(error) from error
 
 
-def policy_failure(error: Exception) -> Failure:
-    """A PolicyError as what the user sees."""
-    return Failure(f"the policy is not valid, and nothing of it is used:\n{error}", exit_code=EXIT_CANNOT)
+def policy_failure(error: PolicyError) -> Failure:
+    """A PolicyError as what the user sees: each problem a line, `file:line:column: key: what is wrong (fix)`."""
+    lines = [str(problem).removeprefix(f"{COMMAND_LINE}:1:1: ") for problem in error.problems]
+    return Failure("the policy is not valid, and nothing of it is used", lines=lines, exit_code=EXIT_CANNOT)
 
 
 # ---- what the command line adds --------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Which project policies the user has trusted: by place and exact content, in the state directory.
 
 A project's own `akbox.toml` decides what an agent in that project may do, and the agent may have written it. So a
-policy that is found rather than named counts only after the user has said so for exactly these bytes in exactly this place.
+policy that is found rather than named counts only after the user has said so for these bytes in this place.
 """
 
 from __future__ import annotations

@@ -1,0 +1,199 @@
+"""`akbox audit`: does a run's log hold, what is in it, and what a crash left over."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from akbox.cli.output import EXIT_FAILED, EXIT_USAGE, Failure, emit_json, note, paint, printable
+from akbox.rundir import StateError, find_run, state_root
+
+LOG = "audit.jsonl"
+CHECKPOINTS = "checkpoints"
+SUMMARY = "summary.json"
+_FOLLOW_S = 0.2
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+Entry = dict[str, Any]  # one line of the log; what is in it is documented in docs/audit.md
+
+state_option = click.option("--state-dir", metavar="DIR", help="Instead of $XDG_STATE_HOME/akbox.")
+run_argument = click.argument("run", required=False, default="last", metavar="[RUN|FILE]")
+
+
+@click.group(short_help="Verify, show and recover the logs of runs.")
+def audit() -> None:
+    """The logs of runs. RUN is `last`, or the first four or more digits of a run id; a FILE has a slash or a dot."""
+
+
+@audit.command()
+@run_argument
+@click.option("--checkpoint", metavar="FILE", help="Checkpoints to hold the log against (a run has its own).")
+@click.option("--key", metavar="HEX", help="The public key that must have signed the checkpoints.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@state_option
+def verify(run: str, checkpoint: str | None, key: str | None, as_json: bool, state_dir: str | None) -> int:
+    """Check a log's chain from its first entry. Exit 0: it holds; 1: it does not, and where."""
+    from akbox.kernel.verify import verify as verify_log
+
+    log = _log_of(run, state_dir)
+    own = log.with_name(CHECKPOINTS)
+    points = Path(checkpoint) if checkpoint else (own if log.name == LOG and own.is_file() else None)
+    try:
+        found = verify_log(log, points, public_key=key)
+    except OSError as error:
+        raise Failure(f"cannot read {error.filename or log}: {error.strerror}") from error
+    if as_json:
+        fields = {name: getattr(found, name) for name in found.__struct_fields__}
+        emit_json({"log": str(log), "checkpoint_file": str(points) if points else None, **fields})
+    elif found.ok:
+        signed = f", {found.checkpoints} checkpoints" if points else ""
+        print(f"audit verify: {paint('ok', 'green', sys.stdout)} ({found.entries} entries{signed}, {log})")
+    else:
+        where = f" at entry {found.first_bad_seq}" if found.first_bad_seq is not None else ""
+        print(f"audit verify: {paint('FAILED', 'red', sys.stdout)}{where}: {printable(found.reason or '')} ({log})")
+        if found.torn_tail:
+            note(f"the last {found.torn_tail} bytes were never finished, as after a crash: akbox audit recover {run}")
+    return 0 if found.ok else EXIT_FAILED
+
+
+@audit.command()
+@run_argument
+@click.option("--op", metavar="GLOB", help="Only these ops (fs.open, net.*).")
+@click.option("--target", metavar="GLOB", help="Only these targets.")
+@click.option("--decision", type=click.Choice(["allow", "deny", "ask"]), help="Only these decisions.")
+@click.option("--agent", metavar="HEX", help="Only this agent (the first digits of its id).")
+@click.option("--since", metavar="TIME", help="2026-01-31T12:00:00Z, or 90s, 5m, 2h, 1d ago.")
+@click.option("--until", metavar="TIME", help="As --since.")
+@click.option("-n", "--tail", type=click.IntRange(1), metavar="N", help="Only the last N of them.")
+@click.option("--follow", is_flag=True, help="Go on with what is written until the run ends.")
+@click.option("--json", "as_json", is_flag=True, help="The lines of the log as they are.")
+@state_option
+def show(
+    run: str,
+    op: str | None,
+    target: str | None,
+    decision: str | None,
+    agent: str | None,
+    since: str | None,
+    until: str | None,
+    tail: int | None,
+    follow: bool,
+    as_json: bool,
+    state_dir: str | None,
+) -> int:
+    """Print the entries of a log. It is not verified: that is `akbox audit verify`."""
+    log = _log_of(run, state_dir)
+    wanted = _filter(op, target, decision, agent, _time(since), _time(until))
+    lines = (line for line, entry in _entries(log, follow) if wanted(entry))
+    if tail is not None and not follow:
+        import collections
+
+        lines = iter(collections.deque(lines, maxlen=tail))
+    try:
+        for line in lines:
+            sys.stdout.write(line if as_json else _pretty(json.loads(line)))
+            if follow:
+                sys.stdout.flush()
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise Failure(f"cannot read {log}: {error.strerror}") from error
+    return 0
+
+
+def _log_of(run: str, state_dir: str | None) -> Path:
+    if "/" in run or "." in run:
+        path = Path(run)
+        return path / LOG if path.is_dir() else path
+    try:
+        return find_run(run, state_root(state_dir)) / LOG
+    except StateError as error:
+        raise Failure(error.message, fix=error.hint) from error
+
+
+def _entries(log: Path, follow: bool) -> Iterator[tuple[str, Entry]]:
+    """Whole lines and what is in them. Following ends when the run has written its summary and nothing more comes."""
+    with open(log, encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        pending = ""
+        while True:
+            ended = log.with_name(SUMMARY).exists()
+            while chunk := file.readline():
+                pending += chunk
+                if pending.endswith("\n"):
+                    yield pending, _parse(pending, log)
+                    pending = ""
+            if not follow or ended:
+                return
+            time.sleep(_FOLLOW_S)
+
+
+def _parse(line: str, log: Path) -> Entry:
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise Failure(f"{log} has a line that is no entry", fix=f"akbox audit verify {log}") from error
+    if not isinstance(entry, dict):
+        raise Failure(f"{log} has a line that is no entry", fix=f"akbox audit verify {log}")
+    return entry
+
+
+def _filter(
+    op: str | None,
+    target: str | None,
+    decision: str | None,
+    agent: str | None,
+    since: str | None,
+    until: str | None,
+) -> Callable[[Entry], bool]:
+    """One test for all that was asked. Times are compared as text: the log's are all in one form, in UTC."""
+
+    def wanted(entry: Entry) -> bool:
+        return (
+            (op is None or fnmatch.fnmatchcase(str(entry.get("name")), op))
+            and (target is None or fnmatch.fnmatchcase(str(entry.get("target")), target))
+            and (decision is None or entry.get("decision") == decision)
+            and (agent is None or str(entry.get("agent")).startswith(agent.lower()))
+            and (since is None or str(entry.get("ts")) >= since)
+            and (until is None or str(entry.get("ts")) <= until)
+        )
+
+    return wanted
+
+
+def _time(text: str | None) -> str | None:
+    """A point in time as the log writes it. Raises Failure (exit 2)."""
+    if text is None:
+        return None
+    if text[:-1].isdecimal() and text[-1] in _UNITS_S:
+        moment = datetime.now(UTC) - timedelta(seconds=int(text[:-1]) * _UNITS_S[text[-1]])
+    else:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError as error:
+            message = f"{text!r} is not a time: use 2026-01-31T12:00:00Z or 90s, 5m, 2h, 1d"
+            raise Failure(message, exit_code=EXIT_USAGE) from error
+        moment = moment.astimezone(UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond:06d}000Z"
+
+
+def _pretty(entry: Entry) -> str:
+    decision = str(entry.get("decision"))
+    colour = {"deny": "red", "ask": "yellow"}.get(decision, "dim")
+    detail = [str(entry.get("target", ""))]
+    second = entry.get("req", {}).get("target2") if isinstance(entry.get("req"), dict) else None
+    if second:
+        detail.append(f"→ {second}")
+    if entry.get("rule"):
+        detail.append(f"[{entry['rule']}]")
+    return (
+        f"{entry.get('seq', 0):>6}  {str(entry.get('ts'))[11:23]}  {paint(f'{decision:<5}', colour, sys.stdout)}  "
+        f"{printable(str(entry.get('name'))):<14}  {printable(' '.join(detail))}\n"
+    )
