@@ -95,12 +95,3 @@ bool ak_keeps_name(int fd, const char *path, size_t len)
 		return len == 0 || (len == 1 && path[0] == '/');
 	return n >= 0 && (size_t)n == len && memcmp(now, path, len) == 0;
 }
-
-int ak_take_umask(struct ak_call *c)
-{
-	int mask = ak_task_umask(c);
-	if (mask < 0)
-		return mask;
-	umask((mode_t)mask);
-	return 0;
-}

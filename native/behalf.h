@@ -21,6 +21,7 @@ enum {
 	AK_OP_LISTEN = 0x203,
 	AK_OP_SEND = 0x205,
 	AK_OP_SIGNAL = 0x301,           /* also scheduling and limits: reaching into another process */
+	AK_OP_REFUSED = 0x3FF,          /* a call that no policy grants, as in enforce.c */
 };
 
 /* An int or unsigned argument: the kernel looks at 32 bits of the register, whatever the agent left in the others. */
@@ -57,8 +58,5 @@ bool ak_keeps_name(int fd, const char *path, size_t len);
  * change what the look has seen. One lock for all: the kernel itself serialises renames of directories. */
 void ak_names_lock(void);
 void ak_names_unlock(void);
-
-/* The agent's umask becomes that of this thread, whose fs struct nobody shares (ak_thread_prepare). 0 or -errno. */
-int ak_take_umask(struct ak_call *c);
 
 #endif

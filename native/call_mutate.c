@@ -114,7 +114,7 @@ static int64_t new_entry(struct ak_call *c, int dirfd, uint64_t addr, const stru
 	if (error == 0)
 		error = ak_judge_fs(c, e->op, AK_WRITE, p.path, p.len, e->mode);
 	if (error == 0)
-		error = ak_take_umask(c);
+		error = ak_adopt_umask(c);
 	if (error == 0)
 		error = make_entry(&p, e);
 	ak_parent_close(&p);
