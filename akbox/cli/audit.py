@@ -92,7 +92,7 @@ def show(
     """Print the entries of a log. It is not verified: that is `akbox audit verify`."""
     log = _log_of(run, state_dir)
     wanted = _filter(op, target, decision, agent, _time(since), _time(until))
-    lines = (line for line, entry in _entries(log, follow) if wanted(entry))
+    lines: Iterator[str] = (line for line, entry in _entries(log, follow) if wanted(entry))
     if tail is not None and not follow:
         import collections
 

@@ -7,13 +7,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from akbox.cli.output import EXIT_CANNOT, Failure, did_you_mean, key_values
 from akbox.cli.trust import discover, is_trusted
 from akbox.rundir import state_root
 
 if TYPE_CHECKING:
+    from msgspec import Struct
+
     from akbox.policy.check import PolicyError
     from akbox.policy.model import Policy
 
@@ -104,7 +106,8 @@ def read_policy(path: Path) -> bytes:
 
 def parse_policy(content: bytes, path: Path | str) -> Policy:
     """The policy in `content`; the suffix of `path` says the syntax. Raises Failure (exit 125) with every problem."""
-    from akbox.policy import PolicyError, parse
+    from akbox.policy.check import PolicyError
+    from akbox.policy.load import parse
 
     try:
         text = content.decode()
@@ -144,16 +147,42 @@ def extra_document(extra: Extra, cwd: Path) -> dict[str, object]:
 
 
 def merge(policy: Policy, extra: Extra, cwd: Path) -> Policy:
-    """The union of the policy and the command line's additions, whose rules say that they come from there."""
+    """The union of the policy and what the command line adds. Raises Failure: 2 for a bad flag, 125 for a bad value."""
     if extra.is_empty():
         return policy
-    from akbox.policy import PolicyError, parse, union
+    from akbox.policy.check import PolicyError
+    from akbox.policy.load import parse
 
     text = json.dumps(extra_document(extra, cwd))
     try:
-        return union(policy, parse(text, syntax="json", name=COMMAND_LINE))
+        added = parse(text, syntax="json", name=COMMAND_LINE)
     except PolicyError as error:
         raise policy_failure(error) from error
+    return _union(policy, added)
+
+
+S = TypeVar("S", bound="Struct")
+
+
+def _union(base: S, added: S) -> S:
+    """Lists joined, tables merged, and a single value of the command line before that of the policy."""
+    from msgspec import Struct
+    from msgspec.structs import fields, replace
+
+    changes: dict[str, object] = {}
+    for name in (f.name for f in fields(base)):
+        old, new = getattr(base, name), getattr(added, name)
+        if name == "source" or new is None:
+            continue
+        if isinstance(new, Struct):
+            changes[name] = _union(old, new)
+        elif isinstance(new, tuple):
+            changes[name] = tuple(dict.fromkeys((*(old or ()), *new)))
+        elif isinstance(new, dict):
+            changes[name] = {**old, **new}
+        else:
+            changes[name] = new
+    return replace(base, **changes)
 
 
 def _path(pattern: str, cwd: Path) -> str:

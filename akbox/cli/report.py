@@ -56,8 +56,8 @@ def _denial_lines(denial: Denial) -> list[str]:
     lines = [f"  {paint(denial.op, 'yellow', sys.stderr)} {printable(denial.target)}{times}"]
     if denial.message:
         lines.append(f"      why: {printable(denial.message)}")
-    if denial.suggested_fix:
-        lines.append(f"      fix: {printable(denial.suggested_fix)}")
+    for n, fix in enumerate((denial.suggested_fix or "").splitlines()):
+        lines.append(f"      {'     ' if n else 'fix: '}{printable(fix)}")
     option = _option(denial)
     if option:
         lines.append(f"      or:  akbox run {printable(option)} …")

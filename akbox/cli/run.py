@@ -16,6 +16,7 @@ from akbox.cli.session import Session
 if TYPE_CHECKING:
     from akbox.linux.result import RunResult
     from akbox.linux.terminal import Terminal
+    from akbox.policy.model import Policy
 
 NAME_LENGTH_MAX = 64
 
@@ -47,7 +48,7 @@ class Options:
 @click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="Passed through, or set.")
 @click.option("--budget", multiple=True, metavar="NAME=N", help="What may be spent (wall_time_ms=60000).")
 @click.option("--limit", multiple=True, metavar="NAME=N", help="A resource limit (memory=2G).")
-@click.option("--record", metavar="FILE", help="Not in this version.")
+@click.option("--record", metavar="FILE", hidden=True)
 @click.option("--audit", type=click.Choice(["full", "writes"]), help="What the log holds.")
 @click.option(
     "--interposer", type=click.Choice(["auto", "ptrace", "notify"]), default="auto", help="How calls are trapped."
@@ -143,10 +144,10 @@ def _start_and_report(choice: Choice, extra: Extra, options: Options, cwd: Path,
     return result.exit_code
 
 
-def _attended(policy: object, options: Options, cwd: Path) -> tuple[RunResult, str]:
+def _attended(policy: Policy, options: Options, cwd: Path) -> tuple[RunResult, str]:
     from akbox.linux.errors import CannotRun
     from akbox.linux.sandbox import Sandbox
-    from akbox.policy import PolicyError
+    from akbox.policy.check import PolicyError
 
     try:
         sandbox = Sandbox(

@@ -1,4 +1,4 @@
-"""A small agent: summarises data/sales.csv into report.md, keeps its progress on akbox's heap, and asks for too much once.
+"""A small agent: summarises data/sales.csv into report.md, keeps its progress on the heap, and asks for too much once.
 
 Plain files go through plain system calls; the heap is the Authority Kernel's (see docs/cli.md). Run it with
 `akbox run -p policy.toml -- python3 agent.py` in this directory.
@@ -32,9 +32,8 @@ def table(title: str, totals: dict[str, float]) -> str:
 def payroll_note() -> str:
     """What the agent was not meant to see: the policy grants data/, not private/."""
     try:
-        return f"payroll: {(HERE / 'private/payroll.csv').stat().st_size} bytes, " + str(
-            len((HERE / "private/payroll.csv").read_text().splitlines())
-        )
+        lines = (HERE / "private/payroll.csv").read_text().splitlines()
+        return f"payroll: {len(lines) - 1} people"
     except PermissionError as error:
         return f"payroll left out: {error.strerror.lower()}"
 
