@@ -1,0 +1,186 @@
+"""The policy schema of version 1.0 as data. Every list is absent or a list of patterns; nothing here decides.
+
+The `kind` in a string's Meta names the grammar that akbox/policy/check.py applies to it. Absent is not the same as empty only
+where it says so (fs.exec); everywhere else both grant nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+from akbox.policy.source import Source
+
+POLICY_VERSION = "1.0"
+POLICY_BYTES_MAX = 1 << 20
+RULES_MAX = 10_000
+
+PathText = Annotated[str, Meta(extra={"kind": "path"})]
+HostText = Annotated[str, Meta(extra={"kind": "host"})]
+ConnectText = Annotated[str, Meta(extra={"kind": "connect"})]
+BindText = Annotated[str, Meta(extra={"kind": "bind"})]
+SocketText = Annotated[str, Meta(extra={"kind": "socket"})]
+NameText = Annotated[str, Meta(extra={"kind": "name"})]
+EffectText = Annotated[str, Meta(extra={"kind": "effect"})]
+SecretSource = Annotated[str, Meta(extra={"kind": "secret-source"})]
+SecretUse = Annotated[str, Meta(extra={"kind": "secret-use"})]
+ProfileName = Annotated[str, Meta(extra={"kind": "profile"})]
+EnvName = Annotated[str, Meta(extra={"kind": "env"})]
+Url = Annotated[str, Meta(extra={"kind": "url"})]
+Bytes = Annotated[int, Meta(ge=0, extra={"kind": "size"})]  # also "512K", "2G" (powers of 1,024)
+Count = Annotated[int, Meta(ge=0)]
+
+
+class Section(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What every part of a policy has in common."""
+
+
+class Fs(Section, frozen=True):
+    """Files. `exec` None means: what `read` grants outside every `write` pattern. `protect` is readable, never writable."""
+
+    read: tuple[PathText, ...] = ()
+    write: tuple[PathText, ...] = ()
+    exec: tuple[PathText, ...] | None = None
+    deny: tuple[PathText, ...] = ()
+    protect: tuple[PathText, ...] = ()
+    metadata: Literal["open", "strict"] | None = None
+
+
+class Net(Section, frozen=True):
+    """Network. A rule of `deny` without `udp+` covers TCP and UDP: a refusal is never narrower than it reads."""
+
+    dns: tuple[HostText, ...] = ()
+    connect: tuple[ConnectText, ...] = ()
+    bind: tuple[BindText, ...] = ()
+    listen: tuple[BindText, ...] = ()
+    unix: tuple[SocketText, ...] = ()
+    deny: tuple[ConnectText, ...] = ()
+
+
+class Tools(Section, frozen=True):
+    """Tools by name."""
+
+    allow: tuple[NameText, ...] = ()
+    deny: tuple[NameText, ...] = ()
+
+
+class Wasm(Section, frozen=True):
+    """WebAssembly modules and the host calls they may make."""
+
+    modules: tuple[NameText, ...] = ()
+    hostcalls: tuple[NameText, ...] = ()
+
+
+class Upstream(Section, frozen=True):
+    """One model provider behind the gateway; `key` is `secret:NAME`."""
+
+    type: Literal["anthropic", "openai"]
+    base_url: Url
+    key: Annotated[str, Meta(extra={"kind": "secret-ref"})] | None = None
+
+
+class Infer(Section, frozen=True):
+    """Models by name; `max_tokens` is the most that one call may ask for."""
+
+    models: tuple[NameText, ...] = ()
+    max_tokens: Count | None = None
+    upstreams: dict[str, Upstream] = field(default_factory=dict)
+
+
+class Spawn(Section, frozen=True):
+    """Programs that SPAWN may start as child agents, and how many agents may live at once."""
+
+    allow: tuple[PathText, ...] = ()
+    deny: tuple[PathText, ...] = ()
+    max_agents: Count | None = None
+
+
+class Secret(Section, frozen=True, rename={"source": "from", "uses": "for"}):
+    """Where a secret comes from (`env:NAME`, `file:/path`) and who may use it. The agent never sees it."""
+
+    source: SecretSource
+    uses: tuple[SecretUse, ...] = ()
+
+
+class Env(Section, frozen=True):
+    """Variables passed through from the caller, and variables set."""
+
+    passed: tuple[EnvName, ...] = field(default=(), name="pass")
+    set: dict[EnvName, str] = field(default_factory=dict)
+
+
+class Limits(Section, frozen=True):
+    """Resource limits of the kernel; sizes in bytes."""
+
+    memory: Bytes | None = None
+    pids: Count | None = None
+    open_files: Count | None = None
+    file_size: Bytes | None = None
+    core: Bytes | None = None
+    stack: Bytes | None = None
+
+
+class Budgets(Section, frozen=True):
+    """What the run may spend. 0 means none may be spent; None means the default of DEFAULT_BUDGETS, or no limit."""
+
+    tokens: Count | None = None
+    output_tokens: Count | None = None
+    tool_calls: Count | None = None
+    wall_time_ms: Count | None = None
+    cpu_ns: Count | None = None
+    bytes: Bytes | None = None
+    heap_objects: Count | None = None
+    heap_bytes: Bytes | None = None
+    usd: Annotated[float, Meta(ge=0)] | None = None
+
+
+DEFAULT_BUDGETS: dict[str, int] = {
+    "tokens": 1_000_000,
+    "tool_calls": 1_000,
+    "heap_objects": 100_000,
+    "heap_bytes": 256 << 20,
+}
+
+
+class Approve(Section, frozen=True):
+    """Effects that wait for a person, as `section pattern` ("fs.write /app/deploy/**")."""
+
+    timeout_ms: Count | None = None
+    effects: tuple[EffectText, ...] = ()
+
+
+class Heap(Section, frozen=True):
+    """Types of heap objects; each value is a JSON Schema."""
+
+    types: dict[str, dict[str, Any]] = field(default_factory=dict)  # Any: a JSON Schema is free-form by its definition
+
+
+class Audit(Section, frozen=True):
+    """What is logged, when it is durable, and keys whose values never are written."""
+
+    level: Literal["full", "writes"] | None = None
+    durability: Literal["group", "sync", "async"] | None = None
+    redact: tuple[str, ...] = ()
+
+
+class Policy(Section, frozen=True):
+    """One policy file. `profiles` are joined to it when it is compiled; `source` is where it was read, not part of it."""
+
+    version: Literal["1.0"]
+    profiles: tuple[ProfileName, ...] = ()
+    fs: Fs = Fs()
+    net: Net = Net()
+    tools: Tools = Tools()
+    wasm: Wasm = Wasm()
+    infer: Infer = field(default_factory=Infer)
+    spawn: Spawn = Spawn()
+    secrets: dict[str, Secret] = field(default_factory=dict)
+    runtime: Literal["auto", "none"] | None = None
+    env: Env = field(default_factory=Env)
+    limits: Limits = Limits()
+    budgets: Budgets = Budgets()
+    approve: Approve = Approve()
+    heap: Heap = field(default_factory=Heap)
+    audit: Audit = Audit()
+    source: Source | None = None

@@ -1,0 +1,119 @@
+"""From policies, profiles, the runtime's needs and what is always refused to one flat list of rules.
+
+A rule's place in the list is its number everywhere: in the matchers, in events, in the log. Rules of the policy come first, in
+the order of the schema, so that of several rules that cover something the one people wrote themselves is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from akbox.policy.check import PolicyError, Problem, split_effect
+from akbox.policy.model import RULES_MAX, Policy
+from akbox.policy.presets import load_profile
+from akbox.policy.source import Path, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What the launched command itself needs to start: a path pattern, need bits (READ 1, WRITE 2, EXEC 4), and why."""
+
+    pattern: str
+    need: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a policy's variables stand for in one run (absolute paths), and what it adds to every policy."""
+
+    workdir: str
+    home: str
+    tmp: str
+    prefix: str
+    state_dirs: tuple[str, ...] = ()
+    runtime_grants: tuple[Grant, ...] = ()
+
+    def variables(self) -> dict[str, str]:
+        """By the names that `${…}` takes."""
+        return {"workdir": self.workdir, "home": self.home, "tmp": self.tmp, "prefix": self.prefix}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule: its section ("fs.read"), pattern as written, and where it comes from ("policy", "profile python",
+    "runtime", "builtin"). `ask`: it waits for approval. `need`: for runtime and builtin rules, the bits it is about."""
+
+    section: str
+    pattern: str
+    origin: str = "policy"
+    ask: bool = False
+    need: int = 0
+    reason: str = ""
+    source: Source | None = field(default=None, repr=False, compare=False)
+    path: Path = field(default=(), repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return ("approve " if self.ask else "") + f"{self.section} {self.pattern}"
+
+    @property
+    def where(self) -> str:
+        """`file:line`, or "" for rules that no file states."""
+        return f"{self.source.name}:{self.source.at(self.path)[0]}" if self.source else ""
+
+
+# The lists of the schema whose items are rules, in the order of rule numbers.
+RULE_LISTS: tuple[tuple[str, str], ...] = (
+    *(("fs", name) for name in ("read", "write", "exec", "deny", "protect")),
+    *(("net", name) for name in ("dns", "connect", "bind", "listen", "unix", "deny")),
+    ("tools", "allow"),
+    ("tools", "deny"),
+    ("wasm", "modules"),
+    ("wasm", "hostcalls"),
+    ("infer", "models"),
+    ("spawn", "allow"),
+    ("spawn", "deny"),
+)
+
+
+def compose(policy: Policy) -> list[tuple[str, Policy]]:
+    """The policy and every profile it names, directly or through another, each once; with their origins."""
+    parts = [("policy", policy)]
+    waiting = list(policy.profiles)
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop(0)
+        if name not in seen:
+            seen.add(name)
+            profile = load_profile(name)
+            parts.append((f"profile {name}", profile))
+            waiting += profile.profiles
+    return parts
+
+
+def policy_rules(parts: list[tuple[str, Policy]]) -> list[Rule]:
+    """All rules that files state, without repeats. Raises PolicyError past RULES_MAX."""
+    rules: dict[tuple[str, str, bool], Rule] = {}
+    for origin, part in parts:
+        for rule in _stated(origin, part):
+            rules.setdefault((rule.section, rule.pattern, rule.ask), rule)
+    if len(rules) > RULES_MAX:
+        source = parts[0][1].source
+        message = f"{len(rules)} rules with its profiles: at most {RULES_MAX} are allowed"
+        raise PolicyError([Problem(source.name if source else "policy", 1, 1, "", message, "use * or ** to join them")])
+    return list(rules.values())
+
+
+def _stated(origin: str, part: Policy) -> Iterator[Rule]:
+    for section, name in RULE_LISTS:
+        for i, pattern in enumerate(getattr(getattr(part, section), name) or ()):
+            yield Rule(f"{section}.{name}", pattern, origin, source=part.source, path=(section, name, i))
+    for i, effect in enumerate(part.approve.effects):
+        section, pattern = split_effect(effect)
+        yield Rule(section, pattern, origin, ask=True, source=part.source, path=("approve", "effects", i))
+
+
+def states_exec(parts: list[tuple[str, Policy]]) -> bool:
+    """Whether any part has an fs.exec list, an empty one included: then fs.read no longer implies anything about exec."""
+    return any(part.fs.exec is not None for _, part in parts)
