@@ -67,7 +67,7 @@ class AuditLog:
         durability: Durability = "group",
         redact: Iterable[str] = (),
         signer: Signer | None = None,
-        rules: Sequence[str] = (),
+        rules: Sequence[object] = (),
         checkpoints: str | os.PathLike[str] | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -125,9 +125,14 @@ class AuditLog:
             self.wait_durable(receipt.seq)
         return receipt
 
-    def append_events(self, events: Iterable[Event], agent: bytes) -> list[Event]:
-        """Appends ring events in one write, floods of equal denials merged; returns the events that became entries
-        (the last of them has number `head()[0]`). What is merged reaches the log within a second of the next call of this
+    def set_rules(self, rules: Sequence[object]) -> None:
+        """What the rule numbers of events mean: `str(rules[i])` is what entries say."""
+        with self._lock:
+            self._renderer = EventRenderer(self.run_id, rules)
+
+    def append_events(self, events: Iterable[Event], agent: bytes) -> tuple[int, list[Event]]:
+        """Appends ring events in one write, floods of equal denials merged. Returns the number of the last entry and the
+        events that became entries, of which it is the last. What is merged reaches the log within a second of the next call of this
         or of `tick`, and is kept on disk meanwhile."""
         with self._lock:
             self._check()
@@ -140,7 +145,7 @@ class AuditLog:
             head = self._seq
         if self.durability == "sync" and admitted:
             self.wait_durable(head)
-        return admitted
+        return head, admitted
 
     def tick(self, agent: bytes, *, everything: bool = False) -> list[Event]:
         """Writes merged denials whose second is over (or all); to be called now and then when no event comes."""

@@ -51,6 +51,7 @@ class Denial(msgspec.Struct, kw_only=True):
     last_ts_ns: int
     trace_id: str
     message: str
+    code: Code = Code.POLICY_DENY
 
 
 class Reply(msgspec.Struct, frozen=True):

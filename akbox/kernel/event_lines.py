@@ -11,7 +11,7 @@ import msgspec
 
 from akbox.kernel.canonical import MAX_SAFE_INT
 from akbox.kernel.entry import PACKED, Draft, timestamp, trace_id
-from akbox.kernel.events import DECISION_NAMES, DENY, NEED_NAMES, NO_RULE, Event
+from akbox.kernel.events import ALLOW, DECISION_NAMES, NEED_NAMES, NO_RULE, Event
 from akbox.kernel.ops import op_name
 
 DENIED_AT = "POLICY"
@@ -20,7 +20,7 @@ DENIED_AT = "POLICY"
 _encode = msgspec.json.Encoder().encode
 
 
-def event_draft(event: Event, agent: bytes, rules: Sequence[str]) -> Draft:
+def event_draft(event: Event, agent: bytes, rules: Sequence[object]) -> Draft:
     """The event as a log entry: `req` is {arg, need, nr, tid} and, where they apply, {count, last_ts, missing, raw,
     raw2, target2}; `res` is {errno}. A name that is not UTF-8 is shown escaped, with its bytes in hex as `raw`."""
     req: dict[str, object] = {
@@ -48,7 +48,7 @@ def event_draft(event: Event, agent: bytes, rules: Sequence[str]) -> Draft:
         name=op_name(event.op),
         target=target,
         decision=DECISION_NAMES[event.decision],
-        stage=DENIED_AT if event.decision == DENY else None,
+        stage=None if event.decision == ALLOW else DENIED_AT,
         rule=None if event.rule == NO_RULE else rule_text(rules, event.rule),
         pid=event.tgid,
         req=req,
@@ -64,14 +64,14 @@ def text(name: bytes) -> tuple[str, str | None]:
         return name.decode("utf-8", "backslashreplace"), name.hex()
 
 
-def rule_text(rules: Sequence[str], index: int) -> str:
-    return rules[index] if 0 <= index < len(rules) else f"rule {index}"
+def rule_text(rules: Sequence[object], index: int) -> str:
+    return str(rules[index]) if 0 <= index < len(rules) else f"rule {index}"
 
 
 class EventRenderer:
     """Renders batches of events of one run. Not thread-safe: the log's lock is held."""
 
-    def __init__(self, run: bytes, rules: Sequence[str]) -> None:
+    def __init__(self, run: bytes, rules: Sequence[object]) -> None:
         self._run = run
         self._rules = rules
         self._rule_json: dict[int, str] = {NO_RULE: "null"}
@@ -103,8 +103,8 @@ class EventRenderer:
             name = self._names.get(e.op) or self._name(e.op)
             rule = self._rule_json.get(e.rule) or self._rule(e.rule)
             res, res_hash, res_hash_hex = self._results.get(e.error) or self._result(e.error)
-            decision = "allow" if e.decision == 1 else DECISION_NAMES[e.decision]
-            stage = "null" if e.decision else f'"{DENIED_AT}"'
+            decision = "allow" if e.decision == ALLOW else DECISION_NAMES[e.decision]
+            stage = "null" if e.decision == ALLOW else f'"{DENIED_AT}"'
             arg = f'"arg":{e.arg},' if e.arg <= MAX_SAFE_INT else f'"arg":"{e.arg}",'
             last = ""
             if e.count > 1:

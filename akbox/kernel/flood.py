@@ -11,7 +11,7 @@ from hashlib import sha256
 
 import msgspec
 
-from akbox.kernel.events import DENY, RECORD, Event, EventError, pack_event, parse_events
+from akbox.kernel.events import ALLOW, RECORD, Event, EventError, pack_event, parse_events
 
 WINDOW_NS = 1_000_000_000
 MAX_KEYS = 4096
@@ -45,7 +45,7 @@ class FloodFilter:
         out: list[Event] = []
         windows = self._windows
         for event in events:
-            if event.decision != DENY:
+            if event.decision == ALLOW:
                 out.append(event)
                 continue
             if windows:

@@ -1,0 +1,41 @@
+"""What a call is to the pipeline: data (its argument type, what it costs, what it is an effect on) and one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from akbox.kernel.effect import Effect
+from akbox.kernel.ops import Op
+
+if TYPE_CHECKING:
+    from akbox.kernel.pipeline import Context
+
+
+class Args(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A call's arguments: unknown ones are errors."""
+
+
+class NoArgs(Args):
+    pass
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One authority call.
+
+    `prepare` makes the arguments ready (shapes that types can't say; aliases inside lists) and may raise CallError;
+    `target` is what the log shows; `effect` is what the policy decides about (None: the call touches only the agent's
+    own state); `cost` is reserved at BUDGET and settled when `execute`, which returns the result, has succeeded.
+    """
+
+    op: Op
+    args: type[Args]
+    execute: Callable[[Context, Any], dict[str, Any]]
+    aliases: Mapping[str, str] = {}
+    normalise: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    prepare: Callable[[Context, Any], None] | None = None
+    target: Callable[[Any], str] | None = None
+    effect: Callable[[Any], Effect] | None = None
+    cost: Callable[[Context, Any], Mapping[str, int]] | None = None

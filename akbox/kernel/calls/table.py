@@ -1,0 +1,30 @@
+"""All calls by number. Those that later parts of akbox bring answer NOT_IMPLEMENTED, with an entry like any other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from akbox.kernel.calls import batch, budget, log, objects, query
+from akbox.kernel.calls.base import Args, Call
+from akbox.kernel.codes import CallError, Code
+from akbox.kernel.ops import Op
+
+if TYPE_CHECKING:
+    from akbox.kernel.pipeline import Context
+
+ABSENT = (
+    Op.CALL, Op.SPAWN, Op.SEND, Op.RECV, Op.RESPOND, Op.ASSERT, Op.INFERENCE, Op.CAP, Op.APPROVAL,
+)  # fmt: skip
+
+
+class AnyArgs(Args, forbid_unknown_fields=False):
+    """Arguments of a call that this version does not have."""
+
+
+def _absent(ctx: Context, _args: Any) -> dict[str, Any]:
+    raise CallError(Code.NOT_IMPLEMENTED, f"this akbox has no {Op(ctx.nr).name} call")
+
+
+CALLS: dict[int, Call] = {
+    int(call.op): call for family in (objects, batch, query, log, budget) for call in family.CALLS
+} | {int(op): Call(op=op, args=AnyArgs, execute=_absent) for op in ABSENT}

@@ -1,0 +1,95 @@
+"""The typed heap: JSON objects with versions, owners and, where the policy gives one, a JSON Schema per type.
+
+Budgets are the pipeline's: functions here say by how much an object grows or shrinks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from akbox.kernel.codes import CallError, Code
+from akbox.kernel.effect import AgentId
+from akbox.kernel.patch import apply_patch, encode_value
+from akbox.store.base import HeapObject, Transaction
+
+TAINT_TRUSTED, TAINT_UNTRUSTED = 0, 100
+MAX_TYPE_CHARS = 255
+
+
+class Heap:
+    """Operations on objects inside a store's transaction. `types` maps a type's name to its JSON Schema."""
+
+    def __init__(self, types: Mapping[str, Mapping[str, Any]]) -> None:
+        self._types = types
+        self._validators: dict[str, Any] = {}  # Any: jsonschema is imported when a type with a schema is first used
+
+    def prepare(self, type_name: str, value: Any, where: str = "value") -> bytes:
+        """The stored form of a new object's value, checked against its type. Raises CallError(SCHEMA_INVALID)."""
+        if not 0 < len(type_name) <= MAX_TYPE_CHARS:
+            raise CallError(Code.SCHEMA_INVALID, f"type: a name of 1 to {MAX_TYPE_CHARS} characters")
+        data = encode_value(value, where)
+        self._check(type_name, value, where)
+        return data
+
+    def write(
+        self, tx: Transaction, owner: AgentId, ptr: int, patch: list[dict[str, Any]], expected: int, where: str = "patch"
+    ) -> tuple[int, int]:
+        """Patches an object. Returns (new version, growth in bytes, which may be negative)."""
+        before = owned(tx.get(ptr), owner, ptr)
+        _check_version(before, expected)
+        value = apply_patch(msgspec.json.decode(before.value), patch, where)
+        data = encode_value(value, where)
+        self._check(before.type, value, where)
+        if not tx.update(ptr, version=before.version, value=data, taint=before.taint):
+            raise CallError(Code.CONFLICT, f"object {ptr} was changed meanwhile")
+        return before.version + 1, len(data) - len(before.value)
+
+    def delete(self, tx: Transaction, owner: AgentId, ptr: int, expected: int) -> int:
+        """Deletes an object; returns the bytes it had."""
+        before = owned(tx.get(ptr), owner, ptr)
+        _check_version(before, expected)
+        if not tx.delete(ptr, version=before.version):
+            raise CallError(Code.CONFLICT, f"object {ptr} was changed meanwhile")
+        return len(before.value)
+
+    def _check(self, type_name: str, value: Any, where: str) -> None:
+        schema = self._types.get(type_name)
+        if schema is None:
+            return
+        validator = self._validators.get(type_name) or self._validator(type_name, schema)
+        for error in validator.iter_errors(value):
+            place = "".join(f"/{part}" for part in error.absolute_path)
+            message = f"{where}{place}: {error.message}"
+            raise CallError(Code.SCHEMA_INVALID, message[:500], details={"type": type_name})
+
+    def _validator(self, type_name: str, schema: Mapping[str, Any]) -> Any:
+        from jsonschema.validators import validator_for
+        from referencing import Registry
+
+        # An explicit, empty registry: a schema never makes the kernel fetch something.
+        validator = validator_for(schema)(schema, registry=Registry())
+        return self._validators.setdefault(type_name, validator)
+
+
+def owned(found: HeapObject | None, owner: AgentId, ptr: int) -> HeapObject:
+    """The object, if it is there (NOT_FOUND) and the agent's own (CAP_MISSING)."""
+    if found is None:
+        raise CallError(Code.NOT_FOUND, f"there is no object {ptr}")
+    if found.owner != owner:
+        raise CallError(
+            Code.CAP_MISSING, f"object {ptr} belongs to another agent", missing_cap="heap", stage="CAPABILITY",
+            suggested_fix="ask its owner for a HEAP capability",
+        )  # fmt: skip
+    return found
+
+
+def _check_version(found: HeapObject, expected: int) -> None:
+    if expected and found.version != expected:
+        raise CallError(
+            Code.CONFLICT,
+            f"object {found.ptr} has version {found.version}, not {expected}",
+            details={"version": found.version},
+        )

@@ -1,0 +1,62 @@
+"""The storage interface: heap objects with versions, in transactions; snapshots of budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import msgspec
+
+
+class HeapObject(msgspec.Struct, frozen=True):
+    """One object of the typed heap. `ptr` and `version` count from 1 and a ptr is never used again; `value` is JSON text;
+    `taint` a label of design 02; `owner` a 16-byte agent id."""
+
+    ptr: int
+    type: str
+    version: int
+    value: bytes
+    taint: int
+    owner: bytes
+
+
+class StoreError(Exception):
+    """The database can't be read or written. What was being done did not happen."""
+
+
+class Transaction(Protocol):
+    """All of it or nothing. What it reads is what it wrote; nobody else writes meanwhile."""
+
+    def get(self, ptr: int) -> HeapObject | None: ...
+
+    def insert(self, *, owner: bytes, type: str, value: bytes, taint: int) -> int:
+        """The new object's ptr; its version is 1."""
+
+    def update(self, ptr: int, *, version: int, value: bytes, taint: int) -> bool:
+        """Replaces the value of version `version`, making version + 1. False when that is not the version there."""
+
+    def delete(self, ptr: int, *, version: int) -> bool:
+        """False when that is not the version there."""
+
+
+class Store(Protocol):
+    """Thread-safe. Every method may raise StoreError."""
+
+    @property
+    def used(self) -> bool:
+        """Is there anything in it, so that closing has something to save?"""
+
+    def get(self, ptr: int) -> HeapObject | None: ...
+
+    def objects(self, owner: bytes, *, type: str | None, after: int, limit: int) -> Sequence[HeapObject]:
+        """The owner's objects with ptr > after, in order of ptr."""
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """Commits, durably, when the block ends; rolls back when it raises."""
+
+    def save_budgets(self, agent: bytes, used: Mapping[str, int]) -> None: ...
+
+    def load_budgets(self, agent: bytes) -> dict[str, int]: ...
+
+    def close(self) -> None: ...
