@@ -7,13 +7,14 @@
  *   create  like swap, for a directory and a symlink to one that is not granted; files A/made-N are created
  *   exec    like memory, for execve() in a child; B exits 77
  *
- * A file that was reached by mistake starts with "HOST-SECRET". Prints "rounds N good G refused R leaked L"; exit 3
+ * A file that was reached by mistake holds "HOST-SECRET" in its first bytes. Prints "rounds N good G refused R leaked L"; exit 3
  * when something leaked. Outside a sandbox it leaks at once: that is the control.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -30,6 +31,7 @@ struct race {
 	const char *a, *b;
 	char *path;             /* memory, exec: the string that changes; room for the longer of the two */
 	int slot, dir_a, dir_b; /* dirfd */
+	atomic_long flips;
 	atomic_bool over;
 };
 
@@ -40,7 +42,7 @@ static void *flip_names(void *context)
 	struct race *race = context;
 
 	while (!atomic_load(&race->over))
-		(void)syscall(SYS_renameat2, AT_FDCWD, race->a, AT_FDCWD, race->b, 2 /* RENAME_EXCHANGE */);
+		atomic_fetch_add(&race->flips, syscall(SYS_renameat2, AT_FDCWD, race->a, AT_FDCWD, race->b, 2 /* EXCHANGE */) == 0);
 	return NULL;
 }
 
@@ -53,7 +55,7 @@ static void *flip_memory(void *context)
 		memcpy(race->path, race->b, b);
 		atomic_thread_fence(memory_order_seq_cst);
 		memcpy(race->path, race->a, a);
-		atomic_thread_fence(memory_order_seq_cst);
+		atomic_fetch_add(&race->flips, 1);
 	}
 	return NULL;
 }
@@ -65,6 +67,7 @@ static void *flip_descriptor(void *context)
 	while (!atomic_load(&race->over)) {
 		(void)dup2(race->dir_b, race->slot);
 		(void)dup2(race->dir_a, race->slot);
+		atomic_fetch_add(&race->flips, 1);
 	}
 	return NULL;
 }
@@ -76,6 +79,7 @@ static void *flip_cwd(void *context)
 	while (!atomic_load(&race->over)) {
 		(void)chdir(race->b);
 		(void)chdir(race->a);
+		atomic_fetch_add(&race->flips, 1);
 	}
 	return NULL;
 }
@@ -87,7 +91,7 @@ static void judge_open(struct count *count, int fd)
 
 	if (fd >= 0)
 		(void)close(fd);
-	if (n >= (ssize_t)sizeof SECRET - 1 && memcmp(bytes, SECRET, sizeof SECRET - 1) == 0)
+	if (n > 0 && memmem(bytes, (size_t)n, SECRET, sizeof SECRET - 1) != NULL)
 		count->leaked++;
 	else if (n > 0)
 		count->good++;
@@ -179,6 +183,8 @@ int main(int argc, char **argv)
 	race.slot = dup(race.dir_a);
 	if (pthread_create(&thread, NULL, flip, &race) != 0)
 		return 2;
+	while (atomic_load(&race.flips) == 0)
+		(void)sched_yield();
 	for (long i = 0; i < rounds; i++)
 		run_round(argv[1], &race, &count);
 	atomic_store(&race.over, true);

@@ -1,0 +1,243 @@
+"""How a run lives and ends: exit codes, pipelines, daemons, kills, nesting, descriptors (P36-P39, P43-P46, T08)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from .engine import (
+    PROJECT,
+    USERS,
+    Result,
+    akbox_command,
+    as_user,
+    environment,
+    execute,
+    policy_text,
+    run_inside,
+    uid_of,
+    verify,
+)
+from .model import BOTH, py, sh
+from .world import World, Worlds
+
+VARIANTS = [(user, interposer) for user in USERS for interposer in BOTH]
+BOTH_OF_EACH = pytest.mark.parametrize(("user", "interposer"), VARIANTS, ids=lambda word: word)
+DEADLINE_S = 10
+
+
+def sound(world: World, result: Result, exit_code: int = 0) -> Result:
+    assert result.exit == exit_code, f"exit {result.exit}, wanted {exit_code}\n{result}"
+    assert result.log is not None, str(result)
+    verify(world, result.log)
+    return result
+
+
+EXITS = [
+    ("0", sh("exit 0"), 0),
+    ("1", sh("exit 1"), 1),
+    ("42", sh("exit 42"), 42),
+    ("255", sh("exit 255"), 255),
+    ("term", sh("kill -TERM $$"), 128 + signal.SIGTERM),
+    ("kill", sh("kill -KILL $$"), 128 + signal.SIGKILL),
+    ("segv", py("import ctypes; ctypes.string_at(8)"), 128 + signal.SIGSEGV),
+    ("pipe", sh("kill -PIPE $$"), 128 + signal.SIGPIPE),
+]
+REFUSED_EXITS = [
+    ("missing", ("akbox-kit-no-such-program",), 127),
+    ("missing-path", ("{W}/none",), 127),
+    ("not-executable", ("{W}/ok",), 126),
+    ("directory", ("{W}/d",), 126),
+    ("denied", ("{S}",), 126),
+]
+
+
+@BOTH_OF_EACH
+@pytest.mark.parametrize(("argv", "code"), [row[1:] for row in EXITS], ids=[row[0] for row in EXITS])
+def test_p39_exit_codes(worlds: Worlds, user: str, interposer: str, argv: tuple[str, ...], code: int) -> None:
+    with worlds.lend(uid_of(user)) as world:
+        sound(world, run_inside(world, argv, interposer=interposer), code)
+
+
+@BOTH_OF_EACH
+@pytest.mark.parametrize(("argv", "code"), [row[1:] for row in REFUSED_EXITS], ids=[row[0] for row in REFUSED_EXITS])
+def test_p39_not_started(worlds: Worlds, user: str, interposer: str, argv: tuple[str, ...], code: int) -> None:
+    with worlds.lend(uid_of(user)) as world:
+        result = run_inside(world, argv, interposer=interposer)
+        assert result.exit == code, str(result)
+        assert world.fill(argv[0]) in result.stderr, f"the reason does not name the program\n{result}"
+
+
+@BOTH_OF_EACH
+def test_p36_pipelines(worlds: Worlds, user: str, interposer: str) -> None:
+    """Trapped calls, short-lived children and their SIGCHLD together: dash once hung here under a supervisor that
+    trapped close and fork."""
+    script = (
+        "trap 'n=$n' CHLD; i=0; while [ $i -lt 100 ]; do "
+        "c=$(seq 1 100000 | sort | uniq | wc -l) || exit 1; [ $c -eq 100000 ] || exit 2; i=$((i+1)); done; echo $i"
+    )
+    with worlds.lend(uid_of(user)) as world:
+        result = sound(world, run_inside(world, ("dash", "-c", script), interposer=interposer, timeout_s=240))
+        assert result.stdout == "100\n", str(result)
+
+
+@BOTH_OF_EACH
+def test_p37_a_daemon_dies_with_the_run(worlds: Worlds, user: str, interposer: str) -> None:
+    script = (
+        "import os, sys, time\nr, w = os.pipe()\n"
+        "if os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n"
+        "  os.write(w, str(os.getpid()).encode())\n  time.sleep(600)\n os._exit(0)\n"
+        "print(os.read(r, 20).decode(), flush=True)"
+    )
+    with worlds.lend(uid_of(user)) as world:
+        result = sound(world, run_inside(world, py(script), interposer=interposer))
+        assert not Path(f"/proc/{int(result.stdout)}").exists(), f"the daemon outlived the run\n{result}"
+
+
+def test_p37_control(worlds: Worlds) -> None:
+    """Outside a daemon does live on."""
+    with worlds.lend(uid_of("user")) as world:
+        result = execute(("sh", "-c", "setsid sleep 60 >/dev/null 2>&1 & echo $!"), world, uid=world.uid)
+        pid = int(result.stdout)
+        assert Path(f"/proc/{pid}").exists()
+        os.kill(pid, signal.SIGKILL)
+
+
+@BOTH_OF_EACH
+def test_p38_killed_supervisor(worlds: Worlds, user: str, interposer: str) -> None:
+    """The run is well under way (it says so) when its supervisor is killed; integration/test_lifecycle.py kills at any
+    moment."""
+    with worlds.lend(uid_of(user)) as world:
+        file = world.base / "policy.toml"
+        file.write_text(policy_text(world, {}))
+        script = "echo $$ >&2; while :; do cat {R}/a >/dev/null; done & while :; do cat {S}; done 2>/dev/null"
+        command = [*akbox_command(), "run", "-p", str(file), "--interposer", interposer, "--", *sh(world.fill(script))]
+        process = subprocess.Popen(
+            [*as_user(world.uid), *command], cwd=world.W, env=environment(world), stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr is not None
+        agent = int(process.stderr.readline())
+        session = os.getsid(agent)
+        process.kill()
+        process.wait()
+        process.stderr.close()
+        wait_until(lambda: not session_members(session), "a process of the tree is alive")
+        log = next((world.STATE / "akbox" / "runs").glob("*/audit.jsonl"))
+        verify(world, log)
+
+
+def session_members(session: int) -> list[int]:
+    members = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(fields[3]) == session and fields[0] not in "ZX":
+                members.append(int(name))
+    return members
+
+
+def wait_until(condition: object, message: str) -> None:
+    assert callable(condition)
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end, message
+        time.sleep(0.01)
+
+
+@BOTH_OF_EACH
+def test_p44_nested(worlds: Worlds, user: str, interposer: str) -> None:
+    """A tracer and a listener cannot nest: the inner akbox works, or says why it does not. It never just runs the
+    command unconfined, and never hangs."""
+    inner = [*akbox_command(), "run", "-p", "default", "--state-dir", "{W}/state", "--", "echo", "from inside"]
+    root = str(PROJECT)
+    policy: dict[str, object] = {
+        "fs.read": [f"{root}/**", f"{sys.prefix}/**", f"{sys.base_prefix}/**", "/etc/**", "/proc/**", "/sys/**"],
+        "fs.exec": [f"{sys.prefix}/**", "/usr/**"],
+        "env.set": {"HOME": "{W}"},
+    }
+    with worlds.lend(uid_of(user)) as world:
+        result = run_inside(world, inner, interposer=interposer, policy=policy)
+        assert result.log is not None, str(result)
+        verify(world, result.log)
+        if result.exit == 0:
+            assert result.stdout == "from inside\n", str(result)
+        else:
+            assert result.exit == 125, str(result)
+            assert "from inside" not in result.stdout
+            assert "akbox" in result.stderr, f"it gives no reason\n{result}"
+            assert "internal error" not in result.stderr, str(result)
+
+
+@BOTH_OF_EACH
+def test_p45_open_descriptors_are_closed(worlds: Worlds, user: str, interposer: str) -> None:
+    """A host file and a connected socket, open and inheritable before the run, are not there inside."""
+    with worlds.lend(uid_of(user)) as world, open(world.H) as secret:
+        left, right = socket.socketpair()
+        fds = (secret.fileno(), left.fileno())
+        control = execute(("sh", "-c", f"cat <&{fds[0]}"), world, uid=world.uid, pass_fds=fds)
+        assert "HOST-SECRET" in control.stdout
+        secret.seek(0)
+        script = "import os; print([n for n in os.listdir('/proc/self/fd') if os.path.exists('/proc/self/fd/' + n)])"
+        result = run_inside(world, py(script), interposer=interposer, pass_fds=fds)
+        assert sound(world, result).stdout == "['0', '1', '2']\n", str(result)
+        left.close()
+        right.close()
+
+
+@BOTH_OF_EACH
+def test_p46_keep_fd(worlds: Worlds, user: str, interposer: str) -> None:
+    """The one descriptor that was named stays, the others do not."""
+    with worlds.lend(uid_of(user)) as world:
+        read, write = os.pipe()
+        other, _ = socket.socketpair()
+        fds = (read, write, other.fileno())
+        script = (
+            f"import os; os.write({write}, b'kept')\ntry: os.fstat({other.fileno()})\nexcept OSError: print('closed')"
+        )
+        result = run_inside(world, py(script), interposer=interposer, pass_fds=fds, options=["--keep-fd", str(write)])
+        assert sound(world, result).stdout == "closed\n", str(result)
+        assert os.read(read, 9) == b"kept"
+        os.close(read)
+        os.close(write)
+        other.close()
+
+
+STDIN = [("null", "0"), ("pipe", "5"), ("closed", "closed"), ("file", "6")]
+
+
+@BOTH_OF_EACH
+@pytest.mark.parametrize(("kind", "wanted"), STDIN, ids=[row[0] for row in STDIN])
+def test_t08_standard_input(worlds: Worlds, user: str, interposer: str, kind: str, wanted: str) -> None:
+    script = "import os\ntry: print(len(os.read(0, 99)))\nexcept OSError: print('closed')"
+    with worlds.lend(uid_of(user)) as world:
+        file = world.base / "policy.toml"
+        file.write_text(policy_text(world, {}))
+        akbox = " ".join(akbox_command())
+        redirect = {"null": "</dev/null", "pipe": "", "closed": "<&-", "file": f"<{world.R}/a"}[kind]
+        feed = "printf 12345 | " if kind == "pipe" else ""
+        line = f'{feed}{akbox} run -p {file} --interposer {interposer} -- /usr/bin/python3 -I -c "{script}" {redirect}'
+        result = execute(("sh", "-c", line), world, uid=world.uid)
+        assert result.exit == 0, str(result)
+        # A closed standard input may be shown as closed or as empty.
+        assert result.stdout.strip() in ({"closed", "0"} if kind == "closed" else {wanted}), str(result)
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_p43_multi_threaded_host_under_a_runtime_filter(worlds: Worlds, user: str) -> None:
+    """A container runtime's default filter answers clone3 with ENOSYS, and unknown numbers too; the host program that
+    starts the run has many threads."""
+    script = Path(__file__).with_name("runtime_host.py")
+    with worlds.lend(uid_of(user)) as world:
+        result = execute([sys.executable, str(script)], world, uid=world.uid, timeout_s=60)
+        assert result.exit == 0, str(result)
+        assert result.stdout == "4 runs: ['from a thread']\n", str(result)

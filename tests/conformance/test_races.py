@@ -1,0 +1,26 @@
+"""Path races, a few thousand rounds each (AKBOX_RACE_ROUNDS); `races.py` runs the hundred thousand."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from .engine import USERS
+from .model import BOTH
+from .races import RACES, Race, check_race_control, run_race
+from .world import Worlds
+
+ROUNDS = int(os.environ.get("AKBOX_RACE_ROUNDS", "5000"))
+
+
+@pytest.mark.parametrize("race", RACES, ids=lambda race: race.id)
+def test_control(worlds: Worlds, race: Race) -> None:
+    check_race_control(worlds, race)
+
+
+@pytest.mark.parametrize("interposer", BOTH)
+@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("race", RACES, ids=lambda race: race.id)
+def test_race(worlds: Worlds, race: Race, user: str, interposer: str) -> None:
+    run_race(worlds, race, user, interposer, ROUNDS)
