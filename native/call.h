@@ -124,6 +124,9 @@ void ak_install(struct ak_outcome *o, int fd, bool cloexec);
 void ak_block(struct ak_call *c, struct ak_outcome *o);
 /* On such a thread: sleep up to `ms`, false when the agent's task is gone or the enforcer stops. */
 bool ak_wait_ms(struct ak_call *c, unsigned ms);
+/* Has the waiting task a signal to handle? Then the errno that ends its call (the kernel restarts the call after a handler
+ * with SA_RESTART where the interposer lets it), else 0. */
+int ak_interrupted(struct ak_call *c);
 
 typedef void ak_handler(struct ak_call *c, struct ak_outcome *o);
 

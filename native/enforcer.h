@@ -14,6 +14,7 @@
 #define AK_SYSCALL_MAX 1024             /* one past the largest system call number that can have a handler or a refusal */
 #define AK_BLOCKED_MAX 256              /* threads that may wait on behalf of the agent at one time */
 #define AK_UPCALLS_MAX 1024             /* calls waiting for the Python side at one time */
+#define AK_STACK_BYTES (1u << 20)       /* of a thread that acts for the agent; handlers keep paths on the stack */
 #define AK_REQUEST_MAX (1024u * 1024u)  /* bytes of one authority request */
 
 /* What ak_stop.ctx is for a seccomp notification. */
@@ -30,6 +31,7 @@ struct ak_upcall {
 	struct ak_notif notif;          /* stop.ctx points here when a notification waits */
 	bool by_notify;                 /* else: the serving thread sleeps on `answered` */
 	bool taken;                     /* handed to Python already */
+	bool replying;                  /* the reply is being written: the serving thread must not free this */
 	bool answered;
 	int64_t value;
 	pid_t tgid;
@@ -86,7 +88,9 @@ bool ak_thread_has_own_fs(void);
 /* upcall.c: calls that wait for the Python side */
 bool ak_is_authority_door(const struct ak_stop *stop);
 void ak_authority_door(struct ak_call *c, struct ak_outcome *out);
-int ak_upcall_next(struct ak_enforcer *e, int timeout_ms, struct ak_upcall **out);      /* 0, -ETIMEDOUT, -EPIPE */
+/* 0 and a copy whose `request` the caller frees; -ETIMEDOUT; -EPIPE once stopped. */
+int ak_upcall_next(struct ak_enforcer *e, int timeout_ms, struct ak_upcall *out);
 int ak_upcall_reply(struct ak_enforcer *e, uint64_t cookie, int64_t value, const void *body, size_t len);
+void ak_upcall_abandon(struct ak_enforcer *e);          /* at the end: frees what nobody answered */
 
 #endif

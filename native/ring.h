@@ -12,12 +12,15 @@
 #ifndef AK_RING_H
 #define AK_RING_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #define AK_RING_HEADER 4096u
 #define AK_EVENT_PAD 0u
 #define AK_EVENT_TARGET_MAX 4095u
+#define AK_EVENT_MAX (64u + 2 * (AK_EVENT_TARGET_MAX + 1))      /* no record is longer */
+#define AK_RING_GATHER_MS 10
 
 struct ak_event {               /* 64 bytes, then target, then target2, zero-padded to a multiple of 8 */
 	uint32_t len;           /* whole record */
@@ -45,5 +48,13 @@ void ak_ring_close(struct ak_ring *r);
  * Returns 0, or -1 once the ring was closed for writing: the caller then denies. */
 int ak_ring_put(struct ak_ring *r, struct ak_event *e, const char *target, const char *target2);
 void ak_ring_shut(struct ak_ring *r);
+
+/* The one reader. peek copies whole records, without padding ones, and leaves them there; consume gives back the space of
+ * the first n bytes of what the last peek returned (0, or -1 when n is not the end of a record). */
+size_t ak_ring_peek(struct ak_ring *r, void *buf, size_t cap);
+int ak_ring_consume(struct ak_ring *r, size_t n);
+/* True when there is something to read. To let records gather it returns up to AK_RING_GATHER_MS after the first one,
+ * sooner when an eighth of the ring is full; shutting the ring ends the wait at once. */
+bool ak_ring_wait(struct ak_ring *r, int timeout_ms);
 
 #endif

@@ -13,11 +13,12 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "enforcer.h"
+#include "notify.h"
 
 #define PAGE_BYTES 4096u                /* the smallest page of both architectures: never reads past the last mapped one */
 #define STATUS_BYTES 4096
 #define ANCESTORS_MAX 512
+#define KERNEL_RESTARTSYS 512           /* include/linux/errno.h: restart after an SA_RESTART handler, else EINTR */
 #ifndef PIDFD_THREAD
 #define PIDFD_THREAD O_EXCL             /* Linux 6.9 */
 #endif
@@ -295,6 +296,27 @@ int ak_adopt_umask(struct ak_call *c)
 	int error = read_small(fd, text, sizeof text);
 	close(fd);
 	return error == 0 && field(text, "Umask:", 8) == mask ? 0 : -EPERM;
+}
+
+/* The value of a "Key:\thex" line of signals. */
+static uint64_t signal_set(const char *text, const char *key)
+{
+	const char *line = strstr(text, key);
+	return line ? strtoull(line + strlen(key), NULL, 16) : 0;
+}
+
+int ak_interrupted(struct ak_call *c)
+{
+	char text[STATUS_BYTES];
+	if (read_task(c, "status", 0, text, sizeof text) < 0)
+		return 0;
+	uint64_t pending = signal_set(text, "\nSigPnd:");
+	/* A signal to the process goes to its main thread if that can take it; of another thread we cannot know. */
+	if (ak_call_tgid(c) == c->stop->tid)
+		pending |= signal_set(text, "\nShdPnd:");
+	if (!(pending & ~signal_set(text, "\nSigBlk:") & signal_set(text, "\nSigCgt:")))
+		return 0;
+	return c->stop->still_valid == ak_notify_still_valid ? KERNEL_RESTARTSYS : EINTR;
 }
 
 /* ---- who belongs to the run -------------------------------------------------------------------------------------- */

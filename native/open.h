@@ -1,0 +1,17 @@
+/* Between call_open.c (what to open) and open_special.c (how to open what may block: FIFOs and devices). */
+#ifndef AK_OPEN_H
+#define AK_OPEN_H
+
+#include "call.h"
+
+#define AK_MEM_MAJOR 1                  /* /dev/null, zero, full, random: opening them never waits */
+
+/* Open for real the object behind our O_PATH descriptor. Always close-on-exec and never a controlling terminal of ours.
+ * These three: a descriptor or -errno. */
+int ak_reopen(struct ak_call *c, int object, unsigned flags);
+/* Waits for the other end of a FIFO, as the agent's reader or writer. Precondition: c->may_block. */
+int ak_open_fifo(struct ak_call *c, int object, unsigned flags);
+/* A character device other than memory: never waits for a carrier; /dev/tty is the agent's terminal, not ours. */
+int ak_open_device(struct ak_call *c, const struct ak_object *o, unsigned flags);
+
+#endif
