@@ -190,6 +190,11 @@ static uint32_t record_at(const struct ak_ring *r, uint64_t position, uint16_t *
 	return len;
 }
 
+size_t ak_ring_waiting(struct ak_ring *r)
+{
+	return (size_t)(atomic_load_explicit(&r->header->head, memory_order_acquire) - r->header->tail);
+}
+
 size_t ak_ring_peek(struct ak_ring *r, void *buf, size_t cap)
 {
 	/* No lock: records between tail and head do not change, and only this reader moves tail. */
@@ -215,11 +220,11 @@ int ak_ring_consume(struct ak_ring *r, size_t n)
 	int result = 0;
 	pthread_mutex_lock(&r->lock);
 	uint64_t at = r->header->tail, end = r->header->head;
-	while (n && at < end) {
+	while (at < end) {
 		uint32_t len = record_at(r, at, &op);
 		if (op != AK_EVENT_PAD) {
 			if (len > n)
-				break;
+				break;  /* padding before what was not read is given back too */
 			n -= len;
 		}
 		at += len;

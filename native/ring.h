@@ -51,6 +51,7 @@ void ak_ring_shut(struct ak_ring *r);
 
 /* The one reader. peek copies whole records, without padding ones, and leaves them there; consume gives back the space of
  * the first n bytes of what the last peek returned (0, or -1 when n is not the end of a record). */
+size_t ak_ring_waiting(struct ak_ring *r);             /* bytes, padding included */
 size_t ak_ring_peek(struct ak_ring *r, void *buf, size_t cap);
 int ak_ring_consume(struct ak_ring *r, size_t n);
 /* True when there is something to read. To let records gather it returns up to AK_RING_GATHER_MS after the first one,
