@@ -1,7 +1,9 @@
-"""The flat form of a compiled policy that native/policy.c reads. Everything is little-endian; layout in native/policy.c.
+"""The flat form of a compiled policy that native/policy.c reads. Everything is little-endian; layout in
+native/policy.c.
 
-Nodes are numbered so that a child's number is higher than its parent's. All edges by text (literals, and globs by what they
-start or end with) are in one open-addressed hash table, so a step costs the same for ten rules and for ten thousand.
+Nodes are numbered so that a child's number is higher than its parent's. All edges by text (literals, and globs by what
+they start or end with) are in one open-addressed hash table, so a step costs the same for ten rules and for ten
+thousand.
 """
 
 from __future__ import annotations
@@ -110,7 +112,8 @@ def _node(tables: _Tables, node: Node, number: dict[int, int], loop: bool) -> No
 
 
 def _strongest(accepts: Iterable[Accept]) -> list[Accept]:
-    """Of equal accepts only the one that would be named: keeps a node's list short however many profiles repeat a rule."""
+    """Of equal accepts only the one that would be named: keeps a node's list short however many profiles repeat a
+    rule."""
     best: dict[tuple[int, int, bool, int], Accept] = {}
     for a in accepts:
         key = (a.effect, a.needs, a.exact, a.domain)

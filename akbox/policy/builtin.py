@@ -1,7 +1,7 @@
 """What every policy refuses, whatever it says, and what it grants by exact path only. Data, with the reasons.
 
-Patterns are those of a policy, plus `<pid>` for a segment of digits: the enforcer writes the agent's own /proc directory (and those
-of its run) as /proc/self, so a number that is left names a process outside.
+Patterns are those of a policy, plus `<pid>` for a segment of digits: the enforcer writes the agent's own /proc
+directory (and those of its run) as /proc/self, so a number that is left names a process outside.
 """
 
 from __future__ import annotations

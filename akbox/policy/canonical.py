@@ -1,4 +1,5 @@
-"""The policy of a run with its profiles joined in, as canonical JSON: what the run directory keeps and the log commits to."""
+"""The policy of a run with its profiles joined in, as canonical JSON: what the run directory keeps and the log commits
+to."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Checks a decoded policy document against the schema and collects every problem, with its place and a fix.
 
-The types of model.py are the schema; a string's `kind` names its grammar here. Problems are collected instead of raised so that
-one `akbox policy check` shows all of them.
+The types of model.py are the schema; a string's `kind` names its grammar here. Problems are collected instead of
+raised so that one `akbox policy check` shows all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from msgspec.structs import fields
 
 from akbox.policy import model
 from akbox.policy.netpatterns import parse_endpoint, parse_host
-from akbox.policy.patterns import PatternError, did_you_mean, parse_name, parse_path
+from akbox.policy.patterns import VARIABLES, PatternError, did_you_mean, parse_name, parse_path
 from akbox.policy.source import Path, Source
 
 # The sections of a rule in `approve.effects` and the grammar of what follows them.
@@ -49,7 +49,8 @@ INT_MAX = (1 << 63) - 1
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a policy. Line and column count from 1; `key` is like `fs.read[2]`; `hint` says what to do."""
+    """One thing wrong with a policy. Line and column count from 1; `key` is like `fs.read[2]`; `hint` says what to
+    do."""
 
     file: str
     line: int
@@ -234,7 +235,8 @@ def check_kind(kind: str, text: str) -> None:
 
 SHAPES = {
     "env": (r"[A-Za-z_][A-Za-z0-9_]*", "a variable's name: letters, digits and _"),
-    "url": (r"https?://[A-Za-z0-9.\[\]:_-]+(/[^\s?#]*)?", 'write "https://api.example.com"'),
+    "env-value": (rf"(?s)(?:\$\{{(?:{'|'.join(VARIABLES)})\}}|(?!\$\{{)[^\0])*", "known are ${workdir}, ${home},
+    ${tmp}, ${prefix}"), "url": (r"https?://[A-Za-z0-9.\[\]:_-]+(/[^\s?#]*)?", 'write "https://api.example.com"'),
     "secret-ref": (r"secret:[A-Za-z_][A-Za-z0-9_]*", 'write "secret:NAME", with NAME a key of [secrets]'),
     "secret-source": (r"env:[A-Za-z_][A-Za-z0-9_]*|file:/.+", 'write "env:NAME" or "file:/path"'),
     "secret-use": (r"[a-z]+:.+", 'write "infer:UPSTREAM" or "http:HOST"'),

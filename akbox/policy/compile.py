@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import msgspec
 
@@ -43,6 +44,7 @@ from akbox.policy.rules import Context, Grant, Rule, compose, policy_rules, stat
 
 __all__ = ["CompiledPolicy", "Context", "Grant", "Rule", "Verdict", "compile_policy"]
 
+S = TypeVar("S", Audit, Budgets, Limits)
 FS_NEEDS = {"fs.read": READ, "fs.write": WRITE, "fs.exec": EXEC, "fs.deny": 7, "fs.protect": WRITE}
 NET_OPS = {"net.connect": CONNECT, "net.bind": BIND, "net.listen": LISTEN}
 NAME_DENIES = {"tools.allow": "tools.deny", "spawn.allow": "spawn.deny"}
@@ -50,8 +52,9 @@ NAME_DENIES = {"tools.allow": "tools.deny", "spawn.allow": "spawn.deny"}
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer for one effect. `decision` is DENY 0, ALLOW 1 or ASK 2; `rule` the rule that decided (None: no rule covers
-    it); `missing_cap` the section that would have to grant it; `suggested_fix` the line to add, or why none helps."""
+    """The answer for one effect. `decision` is DENY 0, ALLOW 1 or ASK 2; `rule` the rule that decided (None: no rule
+    covers it); `missing_cap` the section that would have to grant it; `suggested_fix` the line to add, or why none
+    helps."""
 
     decision: int
     rule: Rule | None = None
@@ -81,6 +84,7 @@ class CompiledPolicy:
     parts: tuple[tuple[str, Policy], ...]
     rules: tuple[Rule, ...]
     segments: dict[int, tuple[Segment, ...]] = field(repr=False)  # by rule number, for rules on paths
+    accepts: tuple[tuple[Accept, tuple[Segment, ...]], ...] = field(repr=False)  # what the trie was made of
     trie: Trie = field(repr=False)
     net: NetTable = field(repr=False)
     hosts: tuple[HostRule, ...] = field(repr=False)
@@ -97,14 +101,9 @@ class CompiledPolicy:
 
     def grants(self, section: str) -> tuple[Rule, ...]:
         """The rules of one section ("fs.read"), those of the runtime included under the sections they act in."""
-        need = FS_NEEDS.get(section, 0)
-        return tuple(
-            rule
-            for rule in self.rules
-            if rule.section == section
-            and not rule.ask
-            or (rule.section == "runtime" and rule.need & need and section != "fs.deny")
-        )
+        need = 0 if section in ("fs.deny", "fs.protect") else FS_NEEDS.get(section, 0)
+        stated = [rule for rule in self.rules if rule.section == section and not rule.ask]
+        return (*stated, *(rule for rule in self.rules if rule.section == "runtime" and rule.need & need))
 
     def decide(self, op: int, target: str, *, need: int = 0, target2: str | None = None) -> Verdict:
         """Decide one effect: `op` and `target` as in the log, `need` bits for files (0: what the op needs by itself),
@@ -206,29 +205,29 @@ class CompiledPolicy:
     @cached_property
     def budgets(self) -> dict[str, int | float]:
         """Limits by name; a name that is absent is not limited. `usd` is in dollars, the rest are counts."""
-        stated = _joined(Budgets, [part.budgets for _, part in self.parts])
+        stated: dict[str, int | float] = msgspec.to_builtins(_joined([part.budgets for _, part in self.parts]))
         return {**DEFAULT_BUDGETS, **stated}
 
     @cached_property
     def limits(self) -> Limits:
         """Resource limits; None: not limited by the policy."""
-        return Limits(**_joined(Limits, [part.limits for _, part in self.parts]))
+        return _joined([part.limits for _, part in self.parts])
 
     @cached_property
     def env(self) -> Env:
         """Variables to pass and to set, of the policy and its profiles."""
         passed = dict.fromkeys(name for _, part in self.parts for name in part.env.passed)
         values = {k: v for _, part in reversed(self.parts) for k, v in part.env.set.items()}
+        for name, path in self.context.variables().items():
+            values = {k: v.replace(f"${{{name}}}", path) for k, v in values.items()}
         return Env(passed=tuple(passed), set=values)
 
     @cached_property
     def audit(self) -> Audit:
         """Level, durability and redaction with the defaults filled in."""
-        stated = _joined(Audit, [part.audit for _, part in self.parts])
+        stated = _joined([part.audit for _, part in self.parts])
         redact = dict.fromkeys(word for _, part in self.parts for word in part.audit.redact)
-        return Audit(
-            level=stated.get("level", "full"), durability=stated.get("durability", "group"), redact=tuple(redact)
-        )
+        return Audit(stated.level or "full", stated.durability or "group", tuple(redact))
 
     @property
     def fs_metadata(self) -> str:
@@ -248,7 +247,8 @@ class CompiledPolicy:
 
 
 def what_rules(compiled: CompiledPolicy, sections: tuple[str, str], path: str) -> list[tuple[int, int]]:
-    """(effect, number) of the rules on paths of two sections (allow, deny) that cover `path`; for the rarely asked ones."""
+    """(effect, number) of the rules on paths of two sections (allow, deny) that cover `path`; for the rarely asked
+    ones."""
     found = []
     for i, rule in enumerate(compiled.rules):
         section = "spawn.allow" if rule.ask and rule.section == "spawn" else rule.section
@@ -265,11 +265,13 @@ def _need_section(need: int) -> str | None:
     return next((name for bit, name in ((WRITE, "fs.write"), (EXEC, "fs.exec"), (READ, "fs.read")) if need & bit), None)
 
 
-def _joined(kind: type[msgspec.Struct], parts: list[msgspec.Struct]) -> dict[str, int | str]:
+def _joined(parts: list[S]) -> S:
     """Of each scalar the first one stated: the policy's own before those of its profiles."""
-    names = [f.name for f in msgspec.structs.fields(kind) if f.name != "redact"]
-    values = {name: next((v for p in parts if (v := getattr(p, name)) is not None), None) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
+    joined = parts[-1]
+    for part in reversed(parts[:-1]):
+        stated = {name: value for name in part.__struct_fields__ if (value := getattr(part, name)) is not None}
+        joined = msgspec.structs.replace(joined, **stated)
+    return joined
 
 
 def compile_policy(policy: Policy, context: Context) -> CompiledPolicy:
@@ -290,6 +292,7 @@ def compile_policy(policy: Policy, context: Context) -> CompiledPolicy:
         tuple(parts),
         tuple(build.rules),
         build.segments,
+        tuple(build.accepts),
         build.trie,
         net_table(build.net),
         tuple(build.hosts),
@@ -305,6 +308,7 @@ class _Build:
         self.default_exec = default_exec
         self.rules = rules
         self.segments: dict[int, tuple[Segment, ...]] = {}
+        self.accepts: list[tuple[Accept, tuple[Segment, ...]]] = []
         self.trie = Trie()
         self.net: list[NetRule] = []
         self.hosts: list[HostRule] = []
@@ -328,17 +332,17 @@ class _Build:
         segments = self.segments[i] = pattern.expand(self.variables)
         need = FS_NEEDS[rule.section]
         effect = E_ASK if rule.ask else E_DENY if rule.section in ("fs.deny", "fs.protect") else E_ALLOW
-        self.trie.add(segments, Accept(i, effect, need, pattern.exact))
+        self._accept(segments, Accept(i, effect, need, pattern.exact))
         if self.default_exec and effect == E_ALLOW:
             if need == READ:
-                self.trie.add(segments, Accept(i, E_ALLOW, EXEC, False))
+                self._accept(segments, Accept(i, E_ALLOW, EXEC, False))
             elif need == WRITE:  # what an agent may have written does not run
-                self.trie.add(segments, Accept(i, E_DENY, EXEC, False))
+                self._accept(segments, Accept(i, E_DENY, EXEC, False))
 
     def _unix(self, i: int, rule: Rule) -> None:
         pattern = parse_path(rule.pattern.removeprefix("unix:"))
         self.segments[i] = pattern.expand(self.variables)
-        self.trie.add(self.segments[i], Accept(i, E_ASK if rule.ask else E_ALLOW, WRITE, pattern.exact, UNIX))
+        self._accept(self.segments[i], Accept(i, E_ASK if rule.ask else E_ALLOW, WRITE, pattern.exact, UNIX))
 
     def _net(self, i: int, rule: Rule) -> None:
         effect = E_ASK if rule.ask else E_DENY if rule.section == "net.deny" else E_ALLOW
@@ -359,7 +363,7 @@ class _Build:
         """Never exact: a dynamic linker that the kernel has to load may still not be run by itself."""
         i = self._number(Rule("runtime", grant.pattern, "runtime", need=grant.need, reason=grant.reason))
         self.segments[i] = parse_path(grant.pattern).expand(self.variables)
-        self.trie.add(self.segments[i], Accept(i, E_ALLOW, grant.need, False))
+        self._accept(self.segments[i], Accept(i, E_ALLOW, grant.need, False))
 
     def always(self) -> None:
         for pattern, need, reason in builtin.ALWAYS_DENIED:
@@ -386,7 +390,11 @@ class _Build:
     ) -> None:
         i = self._number(Rule(section, pattern, "builtin", need=need, reason=reason))
         self.segments[i] = segments
-        self.trie.add(segments, Accept(i, effect, need, False, domain))
+        self._accept(segments, Accept(i, effect, need, False, domain))
+
+    def _accept(self, segments: tuple[Segment, ...], accept: Accept) -> None:
+        self.accepts.append((accept, segments))
+        self.trie.add(segments, accept)
 
     def _number(self, rule: Rule) -> int:
         self.rules.append(rule)

@@ -38,7 +38,8 @@ NAME_SECTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`kind` is path, unix, ip, dns, name, own or none; `section` is what would have to grant it ("" for paths: by need)."""
+    """`kind` is path, unix, ip, dns, name, own or none; `section` is what would have to grant it ("" for paths: by
+    need)."""
 
     kind: str
     name: str

@@ -14,7 +14,8 @@ from akbox.policy.source import Source, Syntax, SyntaxProblem, read_document
 
 
 def load(path: str | PathLike[str]) -> Policy:
-    """Read the policy file `path` (.json is JSON, anything else TOML). Raises PolicyError, or OSError when it can't be read."""
+    """Read the policy file `path` (.json is JSON, anything else TOML). Raises PolicyError, or OSError when it can't be
+    read."""
     name = fspath(path)
     with open(name, "rb") as file:
         data = file.read(POLICY_BYTES_MAX + 1)

@@ -1,9 +1,10 @@
 """The matcher in Python: a trie over path segments, walked as an automaton. Twin of native/policy.c.
 
-A node is "what was read so far of some patterns". From a node and a name: at most one literal child, the children of globs that
-match, and the child of `*`. A `**` is a child that is entered without reading anything and then stays live until the path ends.
-Every pattern shares the nodes of its common start with others, so the live set is small whatever the number of rules.
-Both matchers refuse a path that makes more than LIVE_MAX nodes live: the C one has no memory to allocate.
+A node is "what was read so far of some patterns". From a node and a name: at most one literal child, the children of
+globs that match, and the child of `*`. A `**` is a child that is entered without reading anything and then stays live
+until the path ends. Every pattern shares the nodes of its common start with others, so the live set is small whatever
+the number of rules. Both matchers refuse a path that makes more than LIVE_MAX nodes live: the C one has no memory to
+allocate.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ FS, UNIX = 0, 1
 NO_RULE = -1
 LIVE_MAX = 512
 
-# One bit per list of patterns, as the move check compares them: fs allow, ask and deny per need, fs guard and free, then unix.
+# One bit per list of patterns, as the move check compares them: fs allow, ask and deny per need, fs guard and free,
+# then unix.
 LISTS_FS_ALLOW, LISTS_FS_ASK, LISTS_FS_DENY, LISTS_FS_GUARD, LISTS_UNIX = 0, 3, 6, 9, 11
 LIST_COUNT = 16
 
@@ -113,7 +115,8 @@ def _child(node: Node, kind: int, raw: bytes) -> Node:
 
 @dataclass(slots=True)
 class Live:
-    """The nodes that are live after a path: `loops` are `**` nodes, which once live stay so. `over`: too many, refuse."""
+    """The nodes that are live after a path: `loops` are `**` nodes, which once live stay so. `over`: too many,
+    refuse."""
 
     plain: list[Node]
     loops: list[Node]
@@ -252,7 +255,8 @@ def _sets(root: Node, path: bytes) -> tuple[int, int, int]:
 
 
 def visible(root: Node, path: bytes) -> bool:
-    """Strict metadata: the agent has a right on the path, or a rule grants something below it and none denies it whole."""
+    """Strict metadata: the agent has a right on the path, or a rule grants something below it and none denies it
+    whole."""
     allow, ask, deny = _sets(root, path)
     if deny == 7:
         return False

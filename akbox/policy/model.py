@@ -1,7 +1,7 @@
 """The policy schema of version 1.0 as data. Every list is absent or a list of patterns; nothing here decides.
 
-The `kind` in a string's Meta names the grammar that akbox/policy/check.py applies to it. Absent is not the same as empty only
-where it says so (fs.exec); everywhere else both grant nothing.
+The `kind` in a string's Meta names the grammar that akbox/policy/check.py applies to it. Absent is not the same as
+empty only where it says so (fs.exec); everywhere else both grant nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ SecretSource = Annotated[str, Meta(extra={"kind": "secret-source"})]
 SecretUse = Annotated[str, Meta(extra={"kind": "secret-use"})]
 ProfileName = Annotated[str, Meta(extra={"kind": "profile"})]
 EnvName = Annotated[str, Meta(extra={"kind": "env"})]
+EnvValue = Annotated[str, Meta(extra={"kind": "env-value"})]  # ${workdir}, ${home}, ${tmp}, ${prefix} are replaced
 Url = Annotated[str, Meta(extra={"kind": "url"})]
 Bytes = Annotated[int, Meta(ge=0, extra={"kind": "size"})]  # also "512K", "2G" (powers of 1,024)
 Count = Annotated[int, Meta(ge=0)]
@@ -37,7 +38,8 @@ class Section(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
 
 
 class Fs(Section, frozen=True):
-    """Files. `exec` None means: what `read` grants outside every `write` pattern. `protect` is readable, never writable."""
+    """Files. `exec` None means: what `read` grants outside every `write` pattern. `protect` is readable, never
+    writable."""
 
     read: tuple[PathText, ...] = ()
     write: tuple[PathText, ...] = ()
@@ -107,7 +109,7 @@ class Env(Section, frozen=True):
     """Variables passed through from the caller, and variables set."""
 
     passed: tuple[EnvName, ...] = field(default=(), name="pass")
-    set: dict[EnvName, str] = field(default_factory=dict)
+    set: dict[EnvName, EnvValue] = field(default_factory=dict)
 
 
 class Limits(Section, frozen=True):
@@ -165,7 +167,8 @@ class Audit(Section, frozen=True):
 
 
 class Policy(Section, frozen=True):
-    """One policy file. `profiles` are joined to it when it is compiled; `source` is where it was read, not part of it."""
+    """One policy file. `profiles` are joined to it when it is compiled; `source` is where it was read, not part of
+    it."""
 
     version: Literal["1.0"]
     profiles: tuple[ProfileName, ...] = ()

@@ -1,7 +1,8 @@
 """Which rule covers an address and a port, in Python and as tables for native/policy.c.
 
-Rules are grouped by network; within one network the port ranges are cut into pieces that do not overlap, each with the best
-rule per operation, protocol and effect. A look-up is one binary search per prefix length and one per network found.
+Rules are grouped by network; within one network the port ranges are cut into pieces that do not overlap, each with the
+best rule per operation, protocol and effect. A look-up is one binary search per prefix length and one per network
+found.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Network patterns: host names, and what may be connected to, bound or listened on. Grammar only.
 
-Addresses are ipaddress networks; an IPv4-mapped IPv6 network is its IPv4 network, because the kernel sends such packets as
-IPv4 (RFC 4291, 2.5.5.2). Names are A-labels in lower case without a final dot (RFC 5890).
+Addresses are ipaddress networks; an IPv4-mapped IPv6 network is its IPv4 network, because the kernel sends such
+packets as IPv4 (RFC 4291, 2.5.5.2). Names are A-labels in lower case without a final dot (RFC 5890).
 """
 
 from __future__ import annotations
@@ -19,19 +19,54 @@ LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 PORT_MAX = 65535
 MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
-# Suffixes under which anybody may register a name. Not the whole list (it changes weekly and has 10,000 lines): the ones that
-# make a wildcard an obvious mistake. A single label after the wildcard is always refused.
+# Suffixes under which anybody may register a name. Not the whole list (it changes weekly and has 10,000 lines): the
+# ones that make a wildcard an obvious mistake. A single label after the wildcard is always refused.
 PUBLIC_SUFFIXES = frozenset(
-    "co.uk org.uk ac.uk gov.uk com.au net.au org.au co.nz co.jp ne.jp or.jp com.br com.cn com.mx com.tr co.in co.kr co.za com.sg "
-    "com.hk com.tw github.io gitlab.io pages.dev workers.dev vercel.app netlify.app herokuapp.com web.app firebaseapp.com "
-    "azurewebsites.net cloudfront.net amazonaws.com s3.amazonaws.com blob.core.windows.net appspot.com run.app ngrok.io "
-    "ngrok.app ngrok-free.app trycloudflare.com fly.dev onrender.com surge.sh blogspot.com".split()
+    (
+        *(
+            "co.uk",
+            "org.uk",
+            "ac.uk",
+            "gov.uk",
+            "com.au",
+            "net.au",
+            "org.au",
+            "co.nz",
+            "co.jp",
+            "ne.jp",
+            "or.jp",
+            "com.br",
+        ),
+        *("com.cn", "com.mx", "com.tr", "co.in", "co.kr", "co.za", "com.sg", "com.hk", "com.tw"),
+        *(
+            "github.io",
+            "gitlab.io",
+            "pages.dev",
+            "workers.dev",
+            "vercel.app",
+            "netlify.app",
+            "herokuapp.com",
+            "web.app",
+        ),
+        *("firebaseapp.com", "azurewebsites.net", "cloudfront.net", "amazonaws.com", "s3.amazonaws.com", "appspot.com"),
+        *(
+            "blob.core.windows.net",
+            "run.app",
+            "ngrok.io",
+            "ngrok.app",
+            "ngrok-free.app",
+            "trycloudflare.com",
+            "fly.dev",
+        ),
+        *("onrender.com", "surge.sh", "blogspot.com"),
+    )
 )
 
 
 @dataclass(frozen=True, slots=True)
 class HostPattern:
-    """`wild` is "" for the name itself, "*" for exactly one label before it, "**" for one or more; name "" with "*" is all."""
+    """`wild` is "" for the name itself, "*" for exactly one label before it, "**" for one or more; name "" with "*" is
+    all."""
 
     wild: str
     name: str
@@ -76,7 +111,7 @@ def parse_host(text: str) -> HostPattern:
         raise PatternError("this is an address, not a host name", f'write "ip:{text}:PORT" in net.connect')
     if ":" in text:
         raise PatternError(
-            "a host name has no port here", f'write "{text.split(":")[0]}", the port belongs to net.connect'
+            "a host name has no port here", f'write "{text.partition(":")[0]}", the port belongs to net.connect'
         )
     wild, dot, rest = text.partition(".")
     if wild not in ("*", "**"):

@@ -7,7 +7,8 @@ that are known only when a policy is compiled; their text is always taken litera
 
 from __future__ import annotations
 
-import difflib
+import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ NAME_BYTES_MAX = 255  # NAME_MAX of Linux: a longer segment can never match
 # Kinds of a segment. DIGITS is for the built-in rule on /proc/<pid> alone: it has no spelling in a policy.
 LITERAL, GLOB, ANY, STAR, DIGITS = range(5)
 
+CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 Segment = tuple[int, bytes]
 VARIABLES = ("workdir", "home", "tmp", "prefix")
 
@@ -32,6 +34,8 @@ class PatternError(ValueError):
 
 def did_you_mean(word: str, known: tuple[str, ...] | list[str]) -> str:
     """'did you mean "read"?', or "" when nothing known is near."""
+    import difflib  # only errors need it
+
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f'did you mean "{near[0]}"?' if near else ""
 
@@ -64,6 +68,7 @@ def path_bytes(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
 
 
+@functools.lru_cache(maxsize=4096)
 def parse_path(text: str) -> PathPattern:
     """Parse one path pattern; raises PatternError."""
     check_text(text)
@@ -82,7 +87,7 @@ def check_text(text: str) -> None:
         raise PatternError("an empty pattern matches nothing", "remove it")
     if len(text.encode("utf-8", "surrogatepass")) > PATTERN_BYTES_MAX:
         raise PatternError(f"a pattern may have at most {PATTERN_BYTES_MAX} bytes", "shorten it with * or **")
-    if any(ord(c) < 0x20 or ord(c) == 0x7F or 0xD800 <= ord(c) <= 0xDFFF for c in text):
+    if CONTROL.search(text):
         raise PatternError("a pattern may not hold control characters", "use ? for such a character")
 
 
@@ -98,10 +103,10 @@ def _split_base(text: str) -> tuple[str, str]:
     if not text.startswith("${") or "${" in rest:
         raise PatternError("a ${…} may only be the start of a pattern", "it stands for an absolute path")
     if not close or name not in VARIABLES:
-        known = "known are " + ", ".join("${%s}" % v for v in VARIABLES)
-        raise PatternError("unknown variable ${%s}" % name, did_you_mean(name, VARIABLES) or known)
+        known = "known are " + ", ".join(f"${{{v}}}" for v in VARIABLES)
+        raise PatternError(f"unknown variable ${{{name}}}", did_you_mean(name, VARIABLES) or known)
     if rest and not rest.startswith("/"):
-        raise PatternError("a ${…} must be followed by / or end the pattern", "${%s}/%s" % (name, rest))
+        raise PatternError("a ${…} must be followed by / or end the pattern", f"${{{name}}}/{rest}")
     return name, rest
 
 
@@ -171,7 +176,7 @@ def parse_name(text: str) -> str:
     """A pattern for tools, models, modules and host calls: exact, `prefix*`, or `*`; raises PatternError."""
     check_text(text)
     if "*" in text[:-1]:
-        raise PatternError("a * may only end a name pattern", f"write {text.split('*')[0]}*")
+        raise PatternError("a * may only end a name pattern", f"write {text.partition('*')[0]}*")
     if any(c.isspace() for c in text):
         raise PatternError("a name may not hold white space", "remove it")
     return text

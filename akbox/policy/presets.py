@@ -30,7 +30,8 @@ def preset_names() -> list[str]:
 
 
 def preset_path(name: str) -> Path | None:
-    """The file of a preset, None when there is no such preset. A name with a slash or a dot is a file, never a preset."""
+    """The file of a preset, None when there is no such preset. A name with a slash or a dot is a file, never a
+    preset."""
     return _path("policies", name)
 
 
@@ -49,8 +50,9 @@ def load_preset(name: str) -> Policy:
     return _load(preset_path(name), name)
 
 
+@functools.cache
 def load_profile(name: str) -> Policy:
-    """Load a profile. Raises KeyError for an unknown name."""
+    """Load a profile, once per process: it is part of the installation. Raises KeyError for an unknown name."""
     return _load(profile_path(name), name)
 
 

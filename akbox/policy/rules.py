@@ -1,7 +1,8 @@
 """From policies, profiles, the runtime's needs and what is always refused to one flat list of rules.
 
-A rule's place in the list is its number everywhere: in the matchers, in events, in the log. Rules of the policy come first, in
-the order of the schema, so that of several rules that cover something the one people wrote themselves is named.
+A rule's place in the list is its number everywhere: in the matchers, in events, in the log. Rules of the policy come
+first, in the order of the schema, so that of several rules that cover something the one people wrote themselves is
+named.
 """
 
 from __future__ import annotations
@@ -115,5 +116,6 @@ def _stated(origin: str, part: Policy) -> Iterator[Rule]:
 
 
 def states_exec(parts: list[tuple[str, Policy]]) -> bool:
-    """Whether any part has an fs.exec list, an empty one included: then fs.read no longer implies anything about exec."""
+    """Whether any part has an fs.exec list, an empty one included: then fs.read no longer implies anything about
+    exec."""
     return any(part.fs.exec is not None for _, part in parts)

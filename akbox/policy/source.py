@@ -1,7 +1,8 @@
 """Policy text with places: which line and column each key and each list element was read from.
 
-JSON is parsed here, strictly (RFC 8259; duplicate keys, NaN, trailing bytes and deep nesting are errors), because the standard
-parser keeps no places and accepts more. TOML is parsed by tomllib; toml_places.py then finds the places, only when asked for.
+JSON is parsed here, strictly (RFC 8259; duplicate keys, NaN, trailing bytes and deep nesting are errors), because the
+standard parser keeps no places and accepts more. TOML is parsed by tomllib; toml_places.py then finds the places, only
+when asked for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The line that would allow what was refused, or why no line would.
 
-Minimal: one exact path, address or name. Never `/`, never a home directory, never a credential directory: for those the answer
-is words, because a line that is pasted without reading must not open them.
+Minimal: one exact path, address or name. Never `/`, never a home directory, never a credential directory: for those
+the answer is words, because a line that is pasted without reading must not open them.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def too_wide(compiled: CompiledPolicy, path: str) -> str:
 
 
 def _exec_fix(compiled: CompiledPolicy, what: Target, rule: Rule) -> str:
-    """Without fs.exec nothing writable runs. Stating fs.exec ends that default, so the line restates what it granted."""
+    """Without fs.exec nothing writable runs. Stating fs.exec ends that default, so the line restates what it
+    granted."""
     if too_wide(compiled, what.name):
         return f"refused because {rule} makes it writable and no fs.exec is stated"
     reads = [r.pattern for r in compiled.rules if r.section == "fs.read" and not r.ask]

@@ -1,7 +1,8 @@
-"""Where the keys and list elements of a TOML text are. Only for texts that tomllib has accepted, so nothing is checked here.
+"""Where the keys and list elements of a TOML text are. Only for texts that tomllib has accepted, so nothing is checked
+here.
 
-tomllib gives values without places. This walks the same text once with a few token patterns and notes the offset of each
-key path; values are skipped, not read.
+tomllib gives values without places. This walks the same text once with a few token patterns and notes the offset of
+each key path; values are skipped, not read.
 """
 
 from __future__ import annotations

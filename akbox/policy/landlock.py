@@ -1,0 +1,174 @@
+"""What Landlock shall enforce of a policy: paths and rights as data. No system calls, no descriptors; see
+akbox/linux/ruleset.py.
+
+Landlock knows trees and single files, and only grants. A pattern of another shape is widened to the deepest directory
+that it names without a wildcard, and a refusal inside a tree cannot be expressed. Such rules are marked inexact, with
+the reason: what they cover has to be trapped, Landlock is then only the second fence.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from msgspec import Struct
+
+from akbox.policy.compile import CompiledPolicy
+from akbox.policy.matcher import ALLOW, E_ALLOW, E_ASK, E_DENY, E_GUARD, EXEC, FS, NEEDS, READ, WRITE, Accept, judge
+from akbox.policy.patterns import LITERAL, STAR, Segment, match_segment, show
+
+# LANDLOCK_ACCESS_FS_* of linux/landlock.h: name to (bit, the ABI that knows it).
+ACCESS_FS: dict[str, tuple[int, int]] = {
+    "EXECUTE": (1 << 0, 1),
+    "WRITE_FILE": (1 << 1, 1),
+    "READ_FILE": (1 << 2, 1),
+    "READ_DIR": (1 << 3, 1),
+    "REMOVE_DIR": (1 << 4, 1),
+    "REMOVE_FILE": (1 << 5, 1),
+    "MAKE_CHAR": (1 << 6, 1),
+    "MAKE_DIR": (1 << 7, 1),
+    "MAKE_REG": (1 << 8, 1),
+    "MAKE_SOCK": (1 << 9, 1),
+    "MAKE_FIFO": (1 << 10, 1),
+    "MAKE_BLOCK": (1 << 11, 1),
+    "MAKE_SYM": (1 << 12, 1),
+    "REFER": (1 << 13, 2),
+    "TRUNCATE": (1 << 14, 3),
+    "IOCTL_DEV": (1 << 15, 5),
+}
+
+# What a need means when the agent makes the calls itself. Device and socket nodes are never created, so their rights
+# are never granted; REFER lets a rename cross directories, which Landlock checks by itself for both ends.
+RIGHTS: dict[int, tuple[str, ...]] = {
+    READ: ("READ_FILE", "READ_DIR"),
+    WRITE: (
+        *("WRITE_FILE", "TRUNCATE", "MAKE_REG", "MAKE_DIR", "MAKE_SYM", "MAKE_FIFO"),
+        *("REMOVE_FILE", "REMOVE_DIR", "REFER"),
+    ),
+    EXEC: ("EXECUTE", "READ_FILE"),
+}
+# And when the supervisor opens and changes files on the agent's behalf: only what the agent's own calls still do.
+RIGHTS_ON_BEHALF: dict[int, tuple[str, ...]] = {READ: ("READ_DIR",), WRITE: (), EXEC: ("EXECUTE", "READ_FILE")}
+FILE_RIGHTS = ("EXECUTE", "WRITE_FILE", "READ_FILE", "TRUNCATE", "IOCTL_DEV")  # what a rule on a file may hold
+
+
+class PathGrant(Struct, frozen=True):
+    """Rights (names of ACCESS_FS) on one path. `tree`: on everything below a directory. Not `tree`: on one file; when
+    the path turns out to be a directory the grant must be left out, for Landlock would hand it down to everything
+    below. `rules`: the numbers of the rules it comes from."""
+
+    path: str
+    rights: tuple[str, ...]
+    tree: bool
+    rules: tuple[int, ...]
+
+    def bits(self, abi: int) -> int:
+        """The access mask for a kernel with this Landlock ABI."""
+        return rights_bits(self.rights, abi)
+
+
+class LandlockPlan(Struct, frozen=True, dict=True):
+    """`paths`: what to grant. `inexact`: (rule number, need) to the reason why Landlock holds that rule only
+    roughly."""
+
+    paths: tuple[PathGrant, ...]
+    covered: tuple[tuple[int, int], ...]  # every (rule number, need) that is granted at all
+    inexact: dict[tuple[int, int], str]
+
+    @cached_property
+    def exact(self) -> dict[int, bool]:
+        """By rule number: does Landlock alone enforce exactly this rule?"""
+        rough = {rule for rule, _ in self.inexact}
+        return {rule: rule not in rough for rule, _ in self.covered}
+
+    def exact_for(self, need: int) -> bool:
+        """Is every rule for this need exact? Then calls that only need it may go untrapped."""
+        return not any(bit & need for _, bit in self.inexact)
+
+
+def rights_bits(rights: tuple[str, ...], abi: int) -> int:
+    """Rights by name as a mask, without those that the ABI does not know."""
+    return sum(bit for bit, since in (ACCESS_FS[name] for name in rights) if since <= abi)
+
+
+def handled_bits(abi: int) -> int:
+    """Everything this ABI can restrict: what is handled and not granted is refused."""
+    return rights_bits(tuple(ACCESS_FS), abi)
+
+
+def landlock_plan(compiled: CompiledPolicy, *, on_behalf: bool) -> LandlockPlan:
+    """The plan for one run. `on_behalf`: the supervisor makes the opens and changes (notify), else the agent (ptrace
+    only)."""
+    table = RIGHTS_ON_BEHALF if on_behalf else RIGHTS
+    rights: dict[tuple[str, bool], set[str]] = {}
+    sources: dict[tuple[str, bool], set[int]] = {}
+    covered: list[tuple[int, int]] = []
+    inexact: dict[tuple[int, int], str] = {}
+    refusals = [(a, s) for a, s in compiled.accepts if a.domain == FS and a.effect in (E_DENY, E_ASK, E_GUARD)]
+    for accept, segments in compiled.accepts:
+        if accept.domain != FS or accept.effect not in (E_ALLOW, E_ASK):
+            continue
+        base, tree, shape = _shape(segments)
+        for need in NEEDS:
+            if accept.needs & need:
+                key = (accept.rule, need)
+                covered.append(key)
+                reason = shape or _refused_inside(compiled, refusals, accept, need, segments)
+                if reason:
+                    inexact[key] = reason
+                names = {name for name in table[need] if tree or name in FILE_RIGHTS}
+                if base.startswith("/dev/") and not tree and not on_behalf:
+                    names.add("IOCTL_DEV")
+                if names:
+                    rights.setdefault((base, tree), set()).update(names)
+                    sources.setdefault((base, tree), set()).add(accept.rule)
+    paths = tuple(
+        PathGrant(
+            base, tuple(n for n in ACCESS_FS if n in rights[base, tree]), tree, tuple(sorted(sources[base, tree]))
+        )
+        for base, tree in sorted(rights)
+    )
+    return LandlockPlan(paths, tuple(covered), inexact)
+
+
+def _shape(segments: tuple[Segment, ...]) -> tuple[str, bool, str]:
+    """(path, whether it is a tree, why that is wider than the pattern or "")."""
+    depth = next((i for i, (kind, _) in enumerate(segments) if kind != LITERAL), len(segments))
+    base = show(segments[:depth])
+    if depth == len(segments):
+        return base, False, ""
+    if segments[depth:] == ((STAR, b""),):
+        return base, True, ""
+    return base, True, f"the pattern is no tree: widened to {base}"
+
+
+def _refused_inside(
+    compiled: CompiledPolicy,
+    refusals: list[tuple[Accept, tuple[Segment, ...]]],
+    accept: Accept,
+    need: int,
+    segments: tuple[Segment, ...],
+) -> str:
+    """The first refusal that may lie inside the grant, as a reason."""
+    if segments[-1:] != ((STAR, b""),):
+        path = show(segments)
+        match = judge(compiled.trie.root, need, path.encode("utf-8", "surrogateescape"))
+        return "" if match.decision == ALLOW else f"{path} itself is not simply allowed"
+    names = [raw for kind, raw in segments if kind == LITERAL]
+    for other, inside in refusals:
+        if other.needs & need and other.rule != accept.rule and may_lie_below(names, inside):
+            return f"inside it: {compiled.rules[other.rule]}"
+    if accept.effect == E_ASK:
+        return "it waits for approval"
+    return ""
+
+
+def may_lie_below(names: list[bytes], pattern: tuple[Segment, ...]) -> bool:
+    """Can a pattern match the directory `names` or anything below it?"""
+    for i, name in enumerate(names):
+        if i == len(pattern):
+            return False
+        if pattern[i][0] == STAR:
+            return True
+        if not match_segment(pattern[i], name):
+            return False
+    return True
