@@ -235,8 +235,11 @@ def check_kind(kind: str, text: str) -> None:
 
 SHAPES = {
     "env": (r"[A-Za-z_][A-Za-z0-9_]*", "a variable's name: letters, digits and _"),
-    "env-value": (rf"(?s)(?:\$\{{(?:{'|'.join(VARIABLES)})\}}|(?!\$\{{)[^\0])*", "known are ${workdir}, ${home},
-    ${tmp}, ${prefix}"), "url": (r"https?://[A-Za-z0-9.\[\]:_-]+(/[^\s?#]*)?", 'write "https://api.example.com"'),
+    "env-value": (
+        rf"(?s)(?:\$\{{(?:{'|'.join(VARIABLES)})\}}|(?!\$\{{)[^\0])*",
+        "known are ${workdir}, ${home}, ${tmp}, ${prefix}",
+    ),
+    "url": (r"https?://[A-Za-z0-9.\[\]:_-]+(/[^\s?#]*)?", 'write "https://api.example.com"'),
     "secret-ref": (r"secret:[A-Za-z_][A-Za-z0-9_]*", 'write "secret:NAME", with NAME a key of [secrets]'),
     "secret-source": (r"env:[A-Za-z_][A-Za-z0-9_]*|file:/.+", 'write "env:NAME" or "file:/path"'),
     "secret-use": (r"[a-z]+:.+", 'write "infer:UPSTREAM" or "http:HOST"'),
