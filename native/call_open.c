@@ -119,12 +119,10 @@ static unsigned need_of(unsigned flags)
 }
 
 /* The agent has this very object open already with the access it asks for: nothing is gained by opening it again (the
- * /dev/stdout idiom). Truncating a file is more than it may have been given the descriptor for. */
+ * /dev/stdout idiom). With O_TRUNC it needs to hold it for writing, and then ftruncate() would do the same. */
 static bool has_it_open(struct ak_call *c, const struct request *r, const struct ak_object *o)
 {
-	if (!(o->flags & AK_OWN_FD) || ((r->flags & O_TRUNC) && S_ISREG(o->st.st_mode)))
-		return false;
-	return ak_task_holds(c, o->own_fd, o, need_of(r->flags & ~(unsigned)O_TRUNC));
+	return (o->flags & AK_OWN_FD) && ak_task_holds(c, o->own_fd, o, need_of(r->flags));
 }
 
 static int judge(struct ak_call *c, const struct request *r, const struct ak_object *o)
