@@ -1,0 +1,52 @@
+/* A socket of the agent's and the address of a call on it: read once, judged, and turned into what the call is made with. */
+#ifndef AK_PEER_H
+#define AK_PEER_H
+
+#include <sys/socket.h>
+
+#include "behalf.h"
+
+struct ak_socket {
+	int fd;                 /* our duplicate of the agent's descriptor; owned */
+	int domain, type, protocol;
+	bool nonblocking;
+};
+
+struct ak_peer {
+	struct sockaddr_storage addr;   /* what the call is made with: never the agent's memory again */
+	socklen_t len;
+	int hold;                       /* descriptor that `addr` leads through (/proc/self/fd/N), or -1; owned */
+	bool record;                    /* false: nothing was judged (an address that only disconnects, the kernel's own) */
+	int error;                      /* 0, or the errno that refuses the call */
+	struct ak_verdict verdict;
+	uint64_t port;
+	char target[AK_EVENT_TARGET_MAX + 1];
+};
+
+/* A duplicate of descriptor `fd` and what it is. -EBADF, -ENOTSOCK, -EPERM where duplicates are refused. */
+int ak_socket_get(struct ak_call *c, int fd, struct ak_socket *s);
+void ak_socket_close(struct ak_socket *s);
+
+/* The sockaddr argument of a call, at most 128 bytes as the kernel has it. 0 or -errno. */
+int ak_read_address(struct ak_call *c, uint64_t addr, int len, struct sockaddr_storage *out);
+
+/* Judge `len` bytes of address for a connect, send (AK_NET_CONNECT) or bind of IP or netlink, or a connect or send of a
+ * unix socket. -errno: the kernel would refuse it whoever asks, nothing to record or close. 0: look at out->error. */
+int ak_peer_judge(struct ak_call *c, const struct ak_socket *s, enum ak_net_op op, const struct sockaddr_storage *addr,
+		  int len, struct ak_peer *out);
+void ak_peer_close(struct ak_peer *p);
+
+/* Record the call with what came of it (0 or -errno), which is what it answers. */
+int ak_peer_record(struct ak_call *c, uint16_t op, const struct ak_peer *p, int result);
+
+/* A unix socket's path: bytes of sun_path up to the NUL or the end, in `path`. 0 for an abstract or missing name. */
+size_t ak_unix_path(const struct sockaddr_storage *addr, int len, char path[110]);
+/* "unix:/path", cut where an event's target ends. */
+void ak_unix_target(const char *path, size_t len, char out[AK_EVENT_TARGET_MAX + 1]);
+/* "unix:@name" for an abstract address, "unix:@" for autobind. */
+void ak_abstract_target(const struct sockaddr_storage *addr, int len, char *out, size_t cap);
+
+/* call_send.c */
+ak_handler ak_call_sendto, ak_call_sendmsg, ak_call_sendmmsg;
+
+#endif
