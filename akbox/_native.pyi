@@ -55,8 +55,9 @@ class Enforcer:
     def start(self, listener_fd: int, threads: int) -> None:
         """Takes the seccomp listener over and starts the notify threads (they inherit the calling thread's credentials,
         then empty their own capability sets)."""
-    def serve(self, tid: int, arch: int, nr: int, args: Sequence[int]) -> tuple[int, int, int, bool]:
-        """For a ptrace stop: (outcome kind, value, fd or -1, cloexec). Blocks, with the GIL released, instead of LATER."""
+    def serve(self, tid: int, arch: int, nr: int, args: Sequence[int], may_block: bool) -> tuple[int, int, int, bool]:
+        """For a ptrace stop: (OUTCOME_*, value, fd or -1, cloexec). OUTCOME_LATER, only without may_block: ask again, with
+        may_block, on a thread that can wait."""
     def may_exec(self, path: bytes) -> bool:
         """Would execve of the object with this canonical path be allowed (dynamic linkers: by an exact rule only)?"""
     def next_upcall(self, timeout_ms: int) -> tuple[int, int, int, int, bytes, int, int] | None:
@@ -68,6 +69,11 @@ class Enforcer:
     def stop(self) -> None:
         """Ends the threads; every later notification is refused by the closed listener (ENOSYS)."""
     def counters(self) -> dict[str, int]: ...
+
+OUTCOME_RESULT: int
+OUTCOME_CONTINUE: int
+OUTCOME_INSTALL_FD: int
+OUTCOME_LATER: int
 
 FLAG_STRICT_METADATA: int
 FLAG_EXEC_CONTINUE: int  # exec is verified after the fact (ptrace) or Landlock is exact for exec: CONTINUE is safe

@@ -102,6 +102,11 @@ void ak_parent_close(struct ak_parent *p);
 struct ak_proc_path { char text[40]; };
 struct ak_proc_path ak_proc_fd(int fd);
 
+/* ---- call_exec.c ------------------------------------------------------------------------------------------------- */
+
+/* May the object with this canonical path be a process's image? For the check after the fact (akbox/linux/tracer.py). */
+bool ak_may_exec(const struct ak_policy *p, const char *path, size_t len);
+
 /* ---- enforce.c: judge, record, answer --------------------------------------------------------------------------- */
 
 /* Ask the policy about canonical path, record the event with the errno the agent will see, return 0 or -EACCES.

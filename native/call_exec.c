@@ -26,14 +26,21 @@ static int refuse(struct ak_call *c, const struct ak_object *o, int error)
 }
 
 /* A dynamic linker run directly loads any file that can be read, executable or not: only an exact rule allows it. */
-static bool is_dynamic_linker(const struct ak_object *o)
+static bool is_dynamic_linker(const char *path)
 {
 	static const char *const names[] = {"ld-linux*", "ld-musl*", "ld-*.so*", "ld.so*", "ld64.so*"};
-	const char *base = strrchr(o->path, '/');
+	const char *base = strrchr(path, '/');
 	for (size_t i = 0; base && i < sizeof names / sizeof *names; i++)
 		if (fnmatch(names[i], base + 1, 0) == 0)
 			return true;
 	return false;
+}
+
+bool ak_may_exec(const struct ak_policy *p, const char *path, size_t len)
+{
+	if (is_dynamic_linker(path) && !ak_policy_exec_exact(p, path, len))
+		return false;
+	return ak_policy_fs(p, AK_EXEC, path, len).decision == AK_ALLOW;
 }
 
 /* "#!interpreter argument": its length in `path`, 0 when this is no script, -errno. As load_script() of
@@ -77,7 +84,7 @@ static int judge_file(struct ak_call *c, const struct ak_object *o, char head[HE
 		return refuse(c, o, EACCES);
 	if (!(o->flags & AK_FOREIGN) && kernel_error(o))
 		return kernel_error(o);
-	if (is_dynamic_linker(o) && !ak_policy_exec_exact(c->config->policy, o->path, o->len))
+	if (is_dynamic_linker(o->path) && !ak_policy_exec_exact(c->config->policy, o->path, o->len))
 		return refuse(c, o, EACCES);
 	int error = ak_judge_fs(c, OP_EXEC, AK_EXEC, o->path, o->len, 0);
 	if (error)

@@ -183,6 +183,7 @@ struct job {
 	struct ak_stop stop;
 	struct ak_notif notif;          /* stop.ctx points here for a notification */
 	struct ak_outcome *out;         /* ak_enforcer_serve(): where the answer goes; else it is sent to the listener */
+	bool may_block;
 	bool done;
 };
 
@@ -211,7 +212,7 @@ static void *job_main(void *arg)
 	struct job *job = arg;
 	struct ak_outcome out;
 	if (ak_thread_prepare("ak-wait"))
-		ak_enforce(job->e, &job->stop, true, &out);
+		ak_enforce(job->e, &job->stop, job->may_block, &out);
 	else
 		ak_deny(&out, EPERM);
 	if (job->out) {
@@ -248,7 +249,13 @@ void ak_block(struct ak_call *c, struct ak_outcome *o)
 {
 	struct job *job;
 	ak_deny(o, EAGAIN);
-	if (c->may_block || !job_begin(c->enforcer, true))
+	if (c->may_block)
+		return;
+	if (!c->stop->ctx) {            /* a ptrace stop: the tracer asks again from a thread that may wait */
+		o->kind = AK_LATER;
+		return;
+	}
+	if (!job_begin(c->enforcer, true))
 		return;
 	job = calloc(1, sizeof *job);
 	if (!job) {
@@ -256,8 +263,9 @@ void ak_block(struct ak_call *c, struct ak_outcome *o)
 		return;
 	}
 	job->e = c->enforcer;
+	job->may_block = true;
 	job->stop = *c->stop;
-	job->notif = *(const struct ak_notif *)c->stop->ctx;    /* only notifications are served where waiting is forbidden */
+	job->notif = *(const struct ak_notif *)c->stop->ctx;
 	job->stop.ctx = &job->notif;
 	if (start_thread(job) != 0) {
 		job_end(c->enforcer, NULL);
@@ -268,9 +276,9 @@ void ak_block(struct ak_call *c, struct ak_outcome *o)
 	o->kind = AK_LATER;
 }
 
-int ak_enforcer_serve(struct ak_enforcer *e, const struct ak_stop *stop, struct ak_outcome *out)
+int ak_enforcer_serve(struct ak_enforcer *e, const struct ak_stop *stop, bool may_block, struct ak_outcome *out)
 {
-	struct job job = {.e = e, .stop = *stop, .out = out};
+	struct job job = {.e = e, .stop = *stop, .out = out, .may_block = may_block};
 	if (!job_begin(e, false))
 		return -EPIPE;
 	int error = start_thread(&job);

@@ -75,7 +75,7 @@ void ak_enforcer_stop(struct ak_enforcer *e);
 /* Judge and carry out one call. Never blocks unless may_block. */
 void ak_enforce(struct ak_enforcer *e, const struct ak_stop *stop, bool may_block, struct ak_outcome *out);
 /* The same from a thread that must keep its own umask and credentials: runs on a new thread and waits for it. */
-int ak_enforcer_serve(struct ak_enforcer *e, const struct ak_stop *stop, struct ak_outcome *out);
+int ak_enforcer_serve(struct ak_enforcer *e, const struct ak_stop *stop, bool may_block, struct ak_outcome *out);
 /* A thread that acts for the agent: no capabilities, no signals, its own umask and cwd. False: it must not serve. */
 bool ak_thread_prepare(const char *name);
 

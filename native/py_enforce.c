@@ -287,8 +287,8 @@ static PyObject *enforcer_serve(PyObject *self, PyObject *args)
 	struct ak_stop stop = {.still_valid = always_valid};
 	struct ak_outcome out = {.fd = -1};
 	PyObject *list;
-	int error;
-	if (!e || !PyArg_ParseTuple(args, "iIiO", &stop.tid, &stop.arch, &stop.nr, &list))
+	int error, may_block;
+	if (!e || !PyArg_ParseTuple(args, "iIiOp", &stop.tid, &stop.arch, &stop.nr, &list, &may_block))
 		return NULL;
 	for (int i = 0; i < 6; i++) {
 		PyObject *item = PySequence_GetItem(list, i);
@@ -300,11 +300,21 @@ static PyObject *enforcer_serve(PyObject *self, PyObject *args)
 	if (PyErr_Occurred())
 		return NULL;
 	Py_BEGIN_ALLOW_THREADS
-	error = ak_enforcer_serve(e, &stop, &out);
+	error = ak_enforcer_serve(e, &stop, may_block, &out);
 	Py_END_ALLOW_THREADS
 	if (error)
 		return os_error(-error);
 	return Py_BuildValue("(iLiN)", (int)out.kind, (long long)out.value, out.fd, PyBool_FromLong(out.cloexec));
+}
+
+static PyObject *enforcer_may_exec(PyObject *self, PyObject *arg)
+{
+	struct ak_enforcer *e = enforcer_of(self);
+	char *path;
+	Py_ssize_t len;
+	if (!e || PyBytes_AsStringAndSize(arg, &path, &len) < 0)
+		return NULL;
+	return PyBool_FromLong(ak_may_exec(e->config.policy, path, (size_t)len));
 }
 
 static PyObject *enforcer_next_upcall(PyObject *self, PyObject *arg)
@@ -395,6 +405,7 @@ static void enforcer_dealloc(PyObject *self)
 static PyMethodDef enforcer_methods[] = {
 	{"start", (PyCFunction)(void (*)(void))enforcer_start, METH_VARARGS | METH_KEYWORDS, "Serve a seccomp listener."},
 	{"serve", enforcer_serve, METH_VARARGS, "Serve one ptrace stop."},
+	{"may_exec", enforcer_may_exec, METH_O, "May the object with this canonical path be a process's image?"},
 	{"next_upcall", enforcer_next_upcall, METH_O, "The next call that only Python can answer."},
 	{"reply", enforcer_reply, METH_VARARGS, "Answer such a call."},
 	{"stop", enforcer_stop, METH_NOARGS, "End the threads and close the listener."},
@@ -431,6 +442,10 @@ int ak_py_enforce_init(PyObject *module)
 	Py_DECREF(enforcer);
 	if (PyModule_AddIntConstant(module, "FLAG_STRICT_METADATA", AK_FLAG_STRICT_METADATA) < 0 ||
 	    PyModule_AddIntConstant(module, "FLAG_EXEC_CONTINUE", AK_FLAG_EXEC_CONTINUE) < 0 ||
+	    PyModule_AddIntConstant(module, "OUTCOME_RESULT", AK_RESULT) < 0 ||
+	    PyModule_AddIntConstant(module, "OUTCOME_CONTINUE", AK_CONTINUE) < 0 ||
+	    PyModule_AddIntConstant(module, "OUTCOME_INSTALL_FD", AK_INSTALL_FD) < 0 ||
+	    PyModule_AddIntConstant(module, "OUTCOME_LATER", AK_LATER) < 0 ||
 	    PyModule_AddIntConstant(module, "FLAG_FDS_BY_PIDFD", AK_FLAG_FDS_BY_PIDFD) < 0)
 		return -1;
 	return 0;
