@@ -31,6 +31,8 @@ PROTECTED = [
     ".claude/hooks/x",
     ".codex/config.toml",
     "deep/er/.vscode/tasks.json",
+    "AGENTS.md",
+    "CLAUDE.md",
 ]
 ATTACK = """
 import os, sys

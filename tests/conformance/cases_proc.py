@@ -38,6 +38,8 @@ HOST_PROCESS = [
             "print(open(f'/proc/{p.pid}/cmdline').read().split(chr(0))[0]); p.kill()"), ok("sleep"), policy=PROC),
     Case("R04-oom", "oom_score_adj", sh("echo 500 > /proc/self/oom_score_adj"),
          Expect(errnos=HIDDEN, entry=Entry("fs.open"))),
+    Case("R04-oom-preset", "under the default preset", sh("echo 500 > /proc/self/oom_score_adj"),
+         Expect(errnos=HIDDEN, entry=Entry("fs.open")), preset="default"),
     Case("R04-uid_map", "uid_map", py("open('/proc/self/uid_map', 'w')"),
          Expect(errnos=HIDDEN, entry=Entry("fs.open"))),
     Case("R04-sys", "/proc/sys, even if granted", py("open('/proc/sys/kernel/core_pattern', 'w')"),
