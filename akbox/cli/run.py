@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from akbox.cli.choose import Choice, Extra, choose, merge
+from akbox.cli.flags import Flag, UsageError, Values, parse
 from akbox.cli.output import EXIT_CANNOT, EXIT_USAGE, Failure
 from akbox.cli.session import Session
 
@@ -36,79 +35,95 @@ class Options:
     verbose: bool
 
 
-@click.command(
-    context_settings={"allow_interspersed_args": False},
-    options_metavar="[OPTIONS] --",
-    short_help="Run a command under a policy.",
+FLAGS = (
+    Flag("--policy", "A policy file, or a preset such as `default`.", "FILE|PRESET", short="-p"),
+    Flag("--read", "May also be read. Repeatable, as the next five.", "PATH", many=True),
+    Flag("--write", "May also be written.", "PATH", many=True),
+    Flag("--connect", "May also be connected to.", "HOST:PORT", many=True),
+    Flag("--env", "Passed through, or set.", "NAME[=VALUE]", many=True),
+    Flag("--budget", "What may be spent (wall_time_ms=60000).", "NAME=N", many=True),
+    Flag("--limit", "A resource limit (memory=2G).", "NAME=N", many=True),
+    Flag("--record", "Not in this version.", "FILE", hidden=True),
+    Flag("--audit", "What the log holds.", "full|writes", choices=("full", "writes")),
+    Flag(
+        "--interposer",
+        "How calls are trapped.",
+        "auto|ptrace|notify",
+        choices=("auto", "ptrace", "notify"),
+        default="auto",
+    ),
+    Flag("--allow-degraded", "Run although this layer is missing.", "LAYER", many=True),
+    Flag("--target", "Where it runs; this version has `linux`.", "TARGET", default="linux"),
+    Flag("--state-dir", "Instead of $XDG_STATE_HOME/akbox.", "DIR"),
+    Flag("--name", "A name for the run, for people.", "NAME"),
+    Flag("--keep-fd", "Leave this descriptor open.", "N", many=True, least=3),
+    Flag("--json", "Write the report as JSON, too.", "FILE", key="json_file"),
+    Flag("--quiet", "No report.", short="-q", switch=True),
+    Flag("--verbose", "A report even when nothing was refused.", short="-v", switch=True),
 )
-@click.option("-p", "--policy", metavar="FILE|PRESET", help="A policy file, or a preset such as `default`.")
-@click.option("--read", multiple=True, metavar="PATH", help="May also be read. Repeatable, as the next five.")
-@click.option("--write", multiple=True, metavar="PATH", help="May also be written.")
-@click.option("--connect", multiple=True, metavar="HOST:PORT", help="May also be connected to.")
-@click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="Passed through, or set.")
-@click.option("--budget", multiple=True, metavar="NAME=N", help="What may be spent (wall_time_ms=60000).")
-@click.option("--limit", multiple=True, metavar="NAME=N", help="A resource limit (memory=2G).")
-@click.option("--record", metavar="FILE", hidden=True)
-@click.option("--audit", type=click.Choice(["full", "writes"]), help="What the log holds.")
-@click.option(
-    "--interposer", type=click.Choice(["auto", "ptrace", "notify"]), default="auto", help="How calls are trapped."
-)
-@click.option("--allow-degraded", multiple=True, metavar="LAYER", help="Run although this layer is missing.")
-@click.option("--target", default="linux", metavar="TARGET", help="Where it runs; this version has `linux`.")
-@click.option("--state-dir", metavar="DIR", help="Instead of $XDG_STATE_HOME/akbox.")
-@click.option("--name", metavar="NAME", help="A name for the run, for people.")
-@click.option("--keep-fd", multiple=True, type=click.IntRange(3), metavar="N", help="Leave this descriptor open.")
-@click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON, too.")
-@click.option("-q", "--quiet", is_flag=True, help="No report.")
-@click.option("-v", "--verbose", is_flag=True, help="A report even when nothing was refused.")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND [ARG]...")
-def run(
-    policy: str | None,
-    read: tuple[str, ...],
-    write: tuple[str, ...],
-    connect: tuple[str, ...],
-    env: tuple[str, ...],
-    budget: tuple[str, ...],
-    limit: tuple[str, ...],
-    record: str | None,
-    audit: str | None,
-    interposer: str,
-    allow_degraded: tuple[str, ...],
-    target: str,
-    state_dir: str | None,
-    name: str | None,
-    keep_fd: tuple[int, ...],
-    json_file: str | None,
-    quiet: bool,
-    verbose: bool,
-    command: tuple[str, ...],
-) -> int:
-    """Run a command under a policy.
+HELP = Flag("--help", "Show this message and exit.", short="-h", switch=True)
+USAGE = "akbox run [OPTIONS] -- COMMAND [ARG]..."
 
-    Without -p: akbox.toml or akbox.json here or above, if you have trusted it, else the preset `default`.
 
-    The exit code is the command's own; 128+n for signal n, 124 a limit or budget ended it, 125 akbox could not run it,
-    126 not executable, 127 not found, 2 wrong usage.
-    """
-    _refuse_later_flags(target, record)
+def main(args: list[str]) -> int:
+    """`akbox run` without click: parses and runs. Raises Failure."""
+    values, command = parse((*FLAGS, HELP), args)
+    if values["help"]:
+        from akbox.cli.group import call
+
+        return call()
+    return execute(values, tuple(command))
+
+
+def execute(values: Values, command: tuple[str, ...]) -> int:
+    """Runs the command; returns the exit code. `values` by the names of FLAGS. Raises Failure."""
+    _refuse_later_flags(str(values["target"]), values["record"])
     if not command:
-        raise click.UsageError("there is no command to run: akbox run [OPTIONS] -- COMMAND [ARG]...")
-    if quiet and verbose:
-        raise click.UsageError("-q and -v exclude each other")
+        raise UsageError(f"there is no command to run: {USAGE}")
+    if values["quiet"] and values["verbose"]:
+        raise UsageError("-q and -v exclude each other")
+    name = _text(values["name"])
     if name is not None and (not name.isprintable() or not 0 < len(name) <= NAME_LENGTH_MAX):
-        raise click.UsageError(f"--name has 1 to {NAME_LENGTH_MAX} printable characters")
-    extra = Extra(read, write, connect, env, budget, limit, audit)
-    options = Options(command, interposer, allow_degraded, state_dir, name, keep_fd, json_file, quiet, verbose)
-    return _run(policy, extra, options)
+        raise UsageError(f"--name has 1 to {NAME_LENGTH_MAX} printable characters")
+    extra = Extra(
+        read=_texts(values["read"]),
+        write=_texts(values["write"]),
+        connect=_texts(values["connect"]),
+        env=_texts(values["env"]),
+        budget=_texts(values["budget"]),
+        limit=_texts(values["limit"]),
+        audit=_text(values["audit"]),
+    )
+    options = Options(
+        command=command,
+        interposer=str(values["interposer"]),
+        allow_degraded=_texts(values["allow_degraded"]),
+        state_dir=_text(values["state_dir"]),
+        name=name,
+        keep_fd=tuple(int(fd) for fd in _texts(values["keep_fd"])),
+        json_file=_text(values["json_file"]),
+        quiet=bool(values["quiet"]),
+        verbose=bool(values["verbose"]),
+    )
+    return _run(_text(values["policy"]), extra, options)
 
 
-def _refuse_later_flags(target: str, record: str | None) -> None:
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    assert isinstance(value, tuple)
+    return tuple(str(item) for item in value)
+
+
+def _refuse_later_flags(target: str, record: object) -> None:
     if target in ("nanos", "microvm"):
-        raise click.UsageError(f"--target {target} is not in this version of akbox; it has the target linux")
+        raise UsageError(f"--target {target} is not in this version of akbox; it has the target linux")
     if target != "linux":
-        raise click.UsageError(f'there is no target "{target}"; this version has the target linux')
+        raise UsageError(f'there is no target "{target}"; this version has the target linux')
     if record is not None:
-        raise click.UsageError(
+        raise UsageError(
             "--record is not in this version of akbox; the report after a run has the line that allows each refusal"
         )
 

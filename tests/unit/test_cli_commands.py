@@ -33,6 +33,9 @@ def test_version_and_help(cli: Cli) -> None:
     code, out, _ = cli("--help")
     assert code == 0
     assert all(name in out for name in ("run", "policy", "audit", "doctor"))
+    for args in (("run", "--help"), ("run", "-p", "x", "-h")):
+        code, out, _ = cli(*args)
+        assert (code, "--allow-degraded LAYER" in out, "--record" in out) == (0, True, False)
 
 
 @pytest.mark.parametrize(
@@ -64,10 +67,10 @@ def test_wrong_usage_is_2_and_a_sentence(cli: Cli, args: tuple[str, ...], words:
 
 
 def test_the_command_line_starts_light() -> None:
-    """Imports are start-up time: help and usage errors load neither rich nor the kernel nor cryptography."""
+    """Imports are start-up time: `run` loads neither click nor rich, and a usage error no kernel."""
     code = (
         "import sys; from akbox.cli.main import main; sys.argv = ['akbox', 'run', '-q', '-v', 'x']; main()\n"
-        "heavy = {'rich', 'msgspec', 'cryptography', 'sqlite3', 'asyncio', 'akbox.kernel.kernel', 'akbox._native'}\n"
+        "heavy = {'click', 'rich', 'msgspec', 'cryptography', 'sqlite3', 'asyncio', 'akbox._native'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
