@@ -235,6 +235,7 @@ def check_kind(kind: str, text: str) -> None:
 
 SHAPES = {
     "env": (r"[A-Za-z_][A-Za-z0-9_]*", "a variable's name: letters, digits and _"),
+    "env-pass": (r"[A-Za-z_][A-Za-z0-9_]*\*?", 'a variable\'s name, or the start of names: "LC_*"'),
     "env-value": (
         rf"(?s)(?:\$\{{(?:{'|'.join(VARIABLES)})\}}|(?!\$\{{)[^\0])*",
         "known are ${workdir}, ${home}, ${tmp}, ${prefix}",

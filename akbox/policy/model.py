@@ -27,6 +27,7 @@ SecretSource = Annotated[str, Meta(extra={"kind": "secret-source"})]
 SecretUse = Annotated[str, Meta(extra={"kind": "secret-use"})]
 ProfileName = Annotated[str, Meta(extra={"kind": "profile"})]
 EnvName = Annotated[str, Meta(extra={"kind": "env"})]
+EnvPass = Annotated[str, Meta(extra={"kind": "env-pass"})]  # also "LC_*"
 EnvValue = Annotated[str, Meta(extra={"kind": "env-value"})]  # ${workdir}, ${home}, ${tmp}, ${prefix} are replaced
 Url = Annotated[str, Meta(extra={"kind": "url"})]
 Bytes = Annotated[int, Meta(ge=0, extra={"kind": "size"})]  # also "512K", "2G" (powers of 1,024)
@@ -108,7 +109,7 @@ class Secret(Section, frozen=True, rename={"source": "from", "uses": "for"}):
 class Env(Section, frozen=True):
     """Variables passed through from the caller, and variables set."""
 
-    passed: tuple[EnvName, ...] = field(default=(), name="pass")
+    passed: tuple[EnvPass, ...] = field(default=(), name="pass")
     set: dict[EnvName, EnvValue] = field(default_factory=dict)
 
 
