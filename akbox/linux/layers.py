@@ -1,0 +1,13 @@
+"""One layer of the confinement as it was found on this host: what `doctor` prints, and what a run is refused for."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """works: it was tried and held. detail: what was found. remedy: what to do about it, "" when there is nothing."""
+
+    name: str
+    works: bool
+    detail: str
+    remedy: str = ""
