@@ -19,6 +19,7 @@ from akbox.rundir import StateError, find_run, state_root
 LOG = "audit.jsonl"
 CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.json"
+RULES = "rules.json"
 _FOLLOW_S = 0.2
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -107,6 +108,44 @@ def show(
             raise
         raise Failure(f"cannot read {log}: {error.strerror}") from error
     return 0
+
+
+@audit.command()
+@run_argument
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@state_option
+def recover(run: str, as_json: bool, state_dir: str | None) -> int:
+    """Complete the log of a run whose akbox was killed: what the event ring still holds goes into it."""
+    from akbox.kernel.audit import AuditError
+    from akbox.kernel.recover import recover as recover_log
+    from akbox.kernel.signing import Signer, SigningKeyError
+
+    folder = _log_of(run, state_dir).parent
+    try:
+        done = recover_log(folder, rules=_rules(folder), signer=Signer.of_user(state_root(state_dir) / "keys"))
+    except (AuditError, SigningKeyError) as error:
+        raise Failure(f"cannot recover: {error}") from error
+    except OSError as error:
+        raise Failure(f"cannot recover {folder}: {error.strerror}") from error
+    if as_json:
+        emit_json(
+            {"run_dir": str(folder), "events": done.events, "pending": done.pending, "torn_bytes": done.torn_bytes}
+        )
+    elif done.changed:
+        cut = f", cut {done.torn_bytes} bytes of a torn line" if done.torn_bytes else ""
+        print(f"audit recover: added {done.events + done.pending} entries{cut} ({folder})")
+    else:
+        print(f"audit recover: nothing was missing ({folder})")
+    return 0
+
+
+def _rules(folder: Path) -> list[str]:
+    """What the rule numbers of the ring mean; without the file they stay numbers."""
+    try:
+        rules = json.loads((folder / RULES).read_bytes())
+    except (OSError, ValueError):
+        return []
+    return [str(rule) for rule in rules] if isinstance(rules, list) else []
 
 
 def _log_of(run: str, state_dir: str | None) -> Path:

@@ -53,9 +53,8 @@ def main() -> None:
         ]
         (HERE / "report.md").write_text("\n\n".join(report) + "\n")
         kernel.write(progress, [{"op": "set", "path": "/step", "value": "done"}])
-        state = kernel.read(progress)
-        print(f"agent: {state}")
-        print(f"agent: wrote report.md from {len(rows)} rows; {report[-1]}")
+        print("agent: wrote report.md;", report[-1])
+        print("agent: progress is", kernel.read(progress).decode())
         kernel.delete(progress)
 
 
