@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from akbox import _native
 from akbox.kernel.ops import Op
 from akbox.linux.authority import MAX_REQUEST, Answer, Doors
+from akbox.linux.memory import read_memory, thread_group, write_memory
 
 if TYPE_CHECKING:
     from akbox.linux.ptrace_calls import PtraceCalls
@@ -32,6 +33,7 @@ class TraceLoop:
     ring: _native.Ring
     doors: Doors
     main_pid: int
+    on_started: Callable[[], None]
     on_stopped: Callable[[int], None]
     on_exit: Callable[[int], None]
     calls: PtraceCalls | None = None
@@ -65,9 +67,11 @@ class TraceLoop:
         This is what makes it safe that execve itself is continued by the kernel after it was judged by name. A script's
         own text is read by its interpreter with open(), which is judged like any other.
         """
-        self.execs += 1
         problem = self._image_problem(tid)
         if problem is None:
+            if tid == self.main_pid and not self.execs:
+                self.on_started()
+            self.execs += 1
             self.tracer.resume(tid)
             return
         self.ring.put(Op.EXEC, 0, EXEC, tid, tid, -1, errno.EACCES, _NO_RULE, 0, problem, b"")
@@ -122,38 +126,3 @@ class TraceLoop:
         except OSError:
             return -errno.EFAULT
         return answer.value
-
-
-def thread_group(tid: int) -> int:
-    """The process that a task belongs to; 0 when it is gone."""
-    try:
-        with open(f"/proc/{tid}/status", "rb") as status:
-            for line in status:
-                if line.startswith(b"Tgid:"):
-                    return int(line.split()[1])
-    except OSError:
-        pass
-    return 0
-
-
-def read_memory(tid: int, address: int, length: int) -> bytes:
-    """`length` bytes of a stopped task's memory. Raises OSError(EFAULT) when any of them is not there."""
-    fd = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        data = os.pread(fd, length, address)
-    except OverflowError:  # an address that is none
-        data = b""
-    finally:
-        os.close(fd)
-    if len(data) != length:
-        raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
-    return data
-
-
-def write_memory(tid: int, address: int, data: bytes) -> None:
-    """Writes to a stopped task's memory where the task itself could. Raises OSError(EFAULT).
-
-    process_vm_writev respects the mapping's protection; /proc/PID/mem would write through a read-only one.
-    """
-    if _native.process_write(tid, address, data) != len(data):
-        raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))

@@ -1,0 +1,183 @@
+"""What a launch needs, worked out before anything is started: from a policy, a command and this host, to plain data.
+
+Nothing here has an effect on the agent; akbox/linux/run.py carries the plan out. A host that cannot hold the policy is
+refused here (CannotRun names the missing layer), never silently weakened.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from akbox import _native
+from akbox.linux import syscalls
+from akbox.linux.argument_rules import FilterPlan
+from akbox.linux.environ import build_environment
+from akbox.linux.errors import EXIT_CANNOT, CannotRun
+from akbox.linux.hostcheck import Host, check_host
+from akbox.linux.runtime import runtime_grants
+from akbox.policy.compile import CompiledPolicy, Context, compile_policy
+from akbox.policy.landlock import LandlockPlan, landlock_plan
+from akbox.policy.model import Limits, Policy
+from akbox.policy.rules import compose
+
+INTERPOSERS = ("auto", "ptrace", "notify")
+READ = 1
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """argv, envp and paths are the bytes given to the kernel; `trapped` has one bit for each call the listener gets."""
+
+    exec_path: bytes
+    argv: tuple[bytes, ...]
+    envp: tuple[bytes, ...]
+    removed_env: tuple[str, ...]
+    cwd: str
+    tmpdir: Path
+    policy: CompiledPolicy
+    landlock: LandlockPlan
+    filter: FilterPlan
+    trapped: bytes
+    enforcer_flags: int
+    listener_flags: int
+    limits: tuple[tuple[int, int, int], ...]
+    keep_fds: tuple[int, ...]
+    degraded: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the caller asked for. env: the environment that the policy's `env` section filters."""
+
+    policy: Policy
+    argv: Sequence[str]
+    cwd: str
+    env: Mapping[str, str]
+    state_dir: Path
+    tmpdir: Path
+    interposer: str = "auto"
+    audit_level: str | None = None
+    allow_degraded: Sequence[str] = ()
+    keep_fds: Sequence[int] = ()
+
+
+def make_plan(request: Request) -> LaunchPlan:
+    """Raises CannotRun: 125 for a host or policy that does not fit, 126/127 for the command."""
+    if request.interposer not in INTERPOSERS:
+        raise CannotRun(f"unknown interposer {request.interposer!r}", "use auto, ptrace or notify")
+    host = check_host(request.interposer, tuple(request.allow_degraded))
+    exec_path, grants = runtime_grants(request.argv, request.cwd, request.env, _runtime_mode(request.policy))
+    policy = compile_policy(
+        request.policy,
+        Context(
+            workdir=request.cwd,
+            home=os.path.expanduser("~"),
+            tmp=str(request.tmpdir),
+            prefix=os.path.dirname(os.path.dirname(exec_path)),
+            state_dirs=(str(request.state_dir),),
+            runtime_grants=grants,
+        ),
+    )
+    landlock = landlock_plan(policy, on_behalf=True)
+    level = request.audit_level or policy.audit.level
+    plan = FilterPlan(
+        arch=platform.machine(),
+        strict_metadata=policy.fs_metadata == "strict",
+        reads_in_kernel=level == "writes" and host.landlock and landlock.exact_for(READ),
+        traced=host.trace,
+        notify=host.notify,
+        landlock=host.landlock,
+        signals_scoped=host.signals_scoped,
+    )
+    env, removed = build_environment(
+        request.env,
+        policy.env,
+        tmpdir=str(request.tmpdir),
+        extra=agent_environment(),
+        variables=policy.context.variables(),
+    )
+    return LaunchPlan(
+        exec_path=os.fsencode(exec_path),
+        argv=tuple(_argument(a) for a in request.argv),
+        envp=tuple(os.fsencode(f"{name}={value}") for name, value in env.items()),
+        removed_env=tuple(removed),
+        cwd=request.cwd,
+        tmpdir=request.tmpdir,
+        policy=policy,
+        landlock=landlock,
+        filter=plan,
+        trapped=_trapped_bits(plan),
+        enforcer_flags=_enforcer_flags(plan, host),
+        listener_flags=host.listener_flags,
+        limits=_rlimits(policy.limits),
+        keep_fds=_keep(request.keep_fds),
+        degraded=host.degraded,
+    )
+
+
+def agent_environment() -> dict[str, str]:
+    """What akbox itself adds: the SDK on the agent's Python path, and a sign that it runs under akbox."""
+    from akbox.resources import data_path
+
+    return {"AKBOX": "1", "PYTHONPATH": str(data_path("sdk/python"))}
+
+
+def _runtime_mode(policy: Policy) -> str:
+    """What the policy and its profiles say of `runtime`; asked before the policy can be compiled, which needs the grants."""
+    return next((part.runtime for _, part in compose(policy) if part.runtime), "auto")
+
+
+def _argument(text: str) -> bytes:
+    data = os.fsencode(text)
+    if b"\0" in data:
+        raise CannotRun("an argument of the command holds a NUL byte, which no program can receive", "", EXIT_CANNOT)
+    return data
+
+
+def _trapped_bits(plan: FilterPlan) -> bytes:
+    """Calls that go to the supervisor for some or all arguments (their numbers fit in 512 bits on both architectures)."""
+    bits = bytearray(64)
+    for nr, decision in syscalls.decisions(plan).items():
+        if not decision.always and nr < 512:
+            bits[nr // 8] |= 1 << nr % 8
+    return bytes(bits)
+
+
+def _enforcer_flags(plan: FilterPlan, host: Host) -> int:
+    flags = 0
+    if plan.strict_metadata:
+        flags |= _native.FLAG_STRICT_METADATA
+    if host.trace:  # the image is verified after the fact, before its first instruction
+        flags |= _native.FLAG_EXEC_CONTINUE
+    if host.fds_by_pidfd:
+        flags |= _native.FLAG_FDS_BY_PIDFD
+    return flags
+
+
+def _rlimits(limits: Limits) -> tuple[tuple[int, int, int], ...]:
+    """Core dumps are off unless asked for: they would copy the agent's memory past the policy."""
+    wanted = {
+        resource.RLIMIT_CORE: 0 if limits.core is None else limits.core,
+        resource.RLIMIT_DATA: limits.memory,
+        resource.RLIMIT_NOFILE: limits.open_files,
+        resource.RLIMIT_FSIZE: limits.file_size,
+        resource.RLIMIT_STACK: limits.stack,
+        resource.RLIMIT_NPROC: limits.pids,
+    }
+    return tuple((which, value, value) for which, value in wanted.items() if value is not None)
+
+
+def _keep(fds: Sequence[int]) -> tuple[int, ...]:
+    for fd in fds:
+        try:
+            os.fstat(fd)
+        except OSError:
+            raise CannotRun(f"descriptor {fd} of --keep-fd is not open", "open it in the shell: 5<file") from None
+        if fd < 3:
+            raise CannotRun(f"--keep-fd {fd}: 0, 1 and 2 are always the agent's", "leave it out")
+    return tuple(sorted(set(fds)))

@@ -1,0 +1,26 @@
+"""What a run came to, as data: for the library, the report and `--json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from akbox.kernel.effect import Denial
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """exit_code: the agent's own, 128+n for signal n, 124 a budget ended it, 125 akbox could not hold it.
+
+    reason: "exited", "signalled", "budget NAME", or what failed (exit_code 125). usage: wall_time_ms, cpu_ns.
+    stdout and stderr: what the agent wrote, when Sandbox.run() captured it. denials: each distinct refusal once.
+    """
+
+    exit_code: int
+    signal: int | None
+    reason: str
+    usage: dict[str, Any]
+    denials: list[Denial]
+    run_id: str
+    stdout: bytes = field(default=b"", repr=False)
+    stderr: bytes = field(default=b"", repr=False)

@@ -1,0 +1,300 @@
+"""One run: a confined process tree, from its launch to the last entry of its log.
+
+A run has one thread of its own that clones the first process, seizes it and is its tracer to the end (ptrace and the
+parent-death signal both know threads, not processes). Beside it: the enforcer's notify threads (C), the drain, the upcalls
+of the prctl door and, when there are time limits, the watchdog.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from akbox import _native
+from akbox.kernel.kernel import Kernel
+from akbox.linux import filter as seccomp_filter
+from akbox.linux import ruleset, syscalls
+from akbox.linux.authority import Doors
+from akbox.linux.drain import Drain
+from akbox.linux.errors import EXIT_BUDGET, EXIT_CANNOT, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CannotRun
+from akbox.linux.plan import LaunchPlan
+from akbox.linux.result import RunResult
+from akbox.linux.tracer import TraceLoop
+from akbox.linux.upcalls import Upcalls
+from akbox.linux.watchdog import Watchdog
+
+PR_SET_DUMPABLE = 4
+SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
+SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5
+_RING_BYTES = 1 << 20
+_NOTIFY_THREADS = 2
+
+
+class Run:
+    """Started by Sandbox.start(). `wait()` for its result; the other methods may be called from any thread meanwhile."""
+
+    def __init__(
+        self,
+        plan: LaunchPlan,
+        kernel: Kernel,
+        run_dir: Path,
+        *,
+        stdio: tuple[int, int, int],
+        tty_fd: int,
+        on_stopped: Callable[[int], None] | None,
+    ) -> None:
+        self.plan = plan
+        self.kernel = kernel
+        self.run_dir = run_dir
+        self.pid = 0
+        self._stdio = stdio
+        self._tty_fd = tty_fd
+        self._on_stopped = on_stopped or (lambda _signal: None)
+        self._lock = threading.Lock()  # guards _status, _reason and _failure, and signals against the end of pid
+        self._status: int | None = None
+        self._reason: str | None = None  # the budget that ended the run
+        self._failure: str | None = None  # what went wrong on our side
+        self._started: Future[None] = Future()
+        self._result: Future[RunResult] = Future()
+        self._thread = threading.Thread(target=self._main, name="akbox-run", daemon=True)
+        self._native_policy = _native.Policy(plan.policy.blob)
+        self._ring = _native.Ring(_ring_file(run_dir), _RING_BYTES, kernel.run_id)
+        self._drain = Drain(self._ring, kernel, self.fail)
+        self._watchdog = Watchdog(
+            wall_ms=kernel.budgets.limit("wall_time_ms"),
+            cpu_ns=kernel.budgets.limit("cpu_ns"),
+            cpu_used_ns=self.cpu_ns,
+            stop=self._budget_over,
+        )
+        self._tracer = _native.Tracer(plan.trapped, not plan.filter.notify)
+        self._enforcer: _native.Enforcer | None = None
+        self._began_ns = 0
+
+    # ---- what a caller may do ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Returns when the program runs. Raises CannotRun; then there is no process left."""
+        _native.prctl(PR_SET_DUMPABLE, 0)  # the agent has our uid: without this it could read and trace us
+        self._thread.start()
+        try:
+            self._started.result()
+        except CannotRun:
+            self._thread.join()
+            raise
+
+    def wait(self, timeout: float | None = None) -> RunResult:
+        """The result, once the whole tree is gone and the log is complete. Raises TimeoutError; the run goes on then."""
+        return self._result.result(timeout)
+
+    @property
+    def finished(self) -> bool:
+        return self._result.done()
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the agent's first process group. A run that has ended is no error."""
+        with self._lock:
+            if self.pid and self._status is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL to the whole tree."""
+        self._tracer.kill()
+
+    def fail(self, reason: str) -> None:
+        """akbox cannot go on holding this run: it ends now, with exit code 125 and this reason."""
+        with self._lock:
+            self._failure = self._failure or reason
+        self._tracer.kill()
+
+    def cpu_ns(self) -> int:
+        """CPU time that the tree has used, ended processes included."""
+        return self._tracer.cpu_ns()
+
+    # ---- the run's thread ----------------------------------------------------------------------------------------
+
+    def _main(self) -> None:
+        try:
+            self._drain.start()
+            child = self._launch()
+        except (CannotRun, OSError, ValueError) as error:
+            self._close()
+            self._started.set_exception(error if isinstance(error, CannotRun) else CannotRun(str(error)))
+            return
+        try:
+            self._serve(child)
+        except Exception as error:  # the run's edge: no tracer, no agent
+            self.fail(f"internal error: {error!r}")
+            self._reap()
+            if not self._started.done():
+                self._started.set_exception(CannotRun(f"internal error: {error!r}"))
+            self._result.set_exception(error)
+
+    def _launch(self) -> _native.Child:
+        """Clone, seize, confine. On return the child waits in its execve for an answer."""
+        plan = self.plan
+        bpf = seccomp_filter.compile_filter(plan.filter)
+        flags = SECCOMP_FILTER_FLAG_NEW_LISTENER | plan.listener_flags if plan.filter.notify else 0
+        with contextlib.ExitStack() as files:
+            cwd_fd = os.open(plan.cwd, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            files.callback(os.close, cwd_fd)
+            ruleset_fd = ruleset.make_ruleset(plan.landlock) if plan.filter.landlock else -1
+            if ruleset_fd >= 0:
+                files.callback(os.close, ruleset_fd)
+            try:
+                child = _native.launch(
+                    exec_path=plan.exec_path,
+                    argv=plan.argv,
+                    envp=plan.envp,
+                    cwd_fd=cwd_fd,
+                    stdio=self._stdio,
+                    keep_fds=plan.keep_fds,
+                    ruleset_fd=ruleset_fd,
+                    bpf=bpf,
+                    filter_flags=flags,
+                    limits=plan.limits,
+                    tty_fd=self._tty_fd,
+                    drop_ids=None,
+                )
+                child.ready()
+                self._tracer.seize(child.pid)
+                self._enforcer = self._make_enforcer(child.pid)
+                listener = child.go()
+            except _native.LaunchError as error:
+                raise _launch_problem(error.args[0], error.args[2], plan) from error
+        if listener >= 0:
+            self._enforcer.start(listener, _NOTIFY_THREADS)
+        self.pid = child.pid
+        return child
+
+    def _make_enforcer(self, pid: int) -> _native.Enforcer:
+        return _native.Enforcer(
+            self._native_policy,
+            self._ring,
+            main_pid=pid,
+            tracer_tid=_native.gettid(),
+            flags=self.plan.enforcer_flags,
+            refusals=syscalls.refusals(self.plan.filter),
+        )
+
+    def _serve(self, child: _native.Child) -> None:
+        enforcer = self._enforcer
+        assert enforcer is not None
+        doors = Doors(self.kernel)
+        self.kernel.pre_query = self._drain.flush
+        upcalls = Upcalls(enforcer, doors, self.fail)
+        upcalls.start()
+        loop = TraceLoop(
+            self._tracer,
+            enforcer,
+            self._ring,
+            doors,
+            child.pid,
+            on_started=self._program_started,
+            on_stopped=self._on_stopped,
+            on_exit=self._main_exited,
+        )
+        if not self.plan.filter.notify:
+            from akbox.linux.ptrace_calls import PtraceCalls
+
+            loop.calls = PtraceCalls(self._tracer, enforcer)
+        loop.run()
+        enforcer.stop()
+        upcalls.join()
+        self._close()
+        self._publish(child)
+
+    def _program_started(self) -> None:
+        self._began_ns = time.monotonic_ns()
+        self._watchdog.start()
+        self._started.set_result(None)
+
+    def _main_exited(self, status: int) -> None:
+        with self._lock:
+            self._status = status
+
+    def _reap(self) -> None:
+        self._tracer.kill()
+        while self._tracer.wait()[0] != _native.STOP_ALL_GONE:
+            pass
+
+    def _close(self) -> None:
+        """No process of the tree is left: the last events go to the log, then everything is put away."""
+        self._watchdog.close()
+        self.kernel.pre_query = None
+        self._drain.close()
+        self._ring.close()
+        shutil.rmtree(self.plan.tmpdir, ignore_errors=True)
+
+    def _publish(self, child: _native.Child) -> None:
+        problem = child.failure()
+        if problem is not None and not self._started.done():
+            self.kernel.finish({"exit_code": EXIT_CANNOT, "reason": f"{problem[1]}: {os.strerror(problem[0])}"})
+            self.kernel.close()
+            self._started.set_exception(_launch_problem(problem[0], problem[1], self.plan))
+            return
+        result = self._make_result()
+        self.kernel.finish({"exit_code": result.exit_code, "reason": result.reason, "usage": result.usage})
+        self.kernel.close()
+        if not self._started.done():  # killed before its first instruction
+            self._started.set_result(None)
+        self._result.set_result(result)
+
+    def _make_result(self) -> RunResult:
+        status = self._status if self._status is not None else signal.SIGKILL
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        exit_code = 128 + number if number else os.WEXITSTATUS(status)
+        reason = "signalled" if number else "exited"
+        if self._reason is not None:
+            exit_code, reason = EXIT_BUDGET, f"budget {self._reason}"
+        if self._failure is not None:
+            exit_code, reason = EXIT_CANNOT, self._failure
+        usage: dict[str, Any] = {
+            "wall_time_ms": (time.monotonic_ns() - self._began_ns) // 1_000_000 if self._began_ns else 0,
+            "cpu_ns": self.cpu_ns(),
+        }
+        return RunResult(
+            exit_code=exit_code,
+            signal=number or None,
+            reason=reason,
+            usage=usage,
+            denials=self.kernel.denials(),
+            run_id=self.kernel.run_id.hex(),
+        )
+
+    def _budget_over(self, budget: str, hard: bool) -> None:
+        """The watchdog's thread: the entry first, then SIGTERM; five seconds later SIGKILL to the whole tree."""
+        if hard:
+            self._tracer.kill()
+            return
+        with self._lock:
+            self._reason = self._reason or budget
+        self.kernel.budget_exceeded(budget)
+        self.signal(signal.SIGTERM)
+
+
+def _ring_file(run_dir: Path) -> int:
+    return os.open(run_dir / "ring", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _launch_problem(error: int, step: str, plan: LaunchPlan) -> CannotRun:
+    """One sentence for what went wrong in the child."""
+    program = os.fsdecode(plan.exec_path)
+    reason = os.strerror(error)
+    if step != "execve":
+        return CannotRun(f"the sandbox could not be set up at step {step!r}: {reason}", "run `akbox doctor`")
+    if error == errno.ENOENT:
+        return CannotRun(f"{program}: {reason} (or its interpreter is missing)", exit_code=EXIT_NOT_FOUND)
+    if error in (errno.EACCES, errno.EPERM):
+        hint = "the policy does not let it be executed, or it has no execute permission; see `akbox policy explain`"
+        return CannotRun(f"{program}: {reason}", hint, EXIT_NOT_EXECUTABLE)
+    return CannotRun(f"{program}: {reason}", exit_code=EXIT_NOT_EXECUTABLE)

@@ -1,0 +1,203 @@
+"""The library's front door: a policy, held over as many runs as one likes, several at once if need be.
+
+    result = akbox.Sandbox("python-agent").run(["python3", "agent.py"])
+
+The command line is a client of this module; neither decides anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from akbox.kernel.audit import AuditLog
+from akbox.kernel.kernel import Kernel
+from akbox.kernel.signing import Signer
+from akbox.linux.capture import Capture
+from akbox.linux.errors import CannotRun
+from akbox.linux.plan import LaunchPlan, Request, make_plan
+from akbox.linux.result import RunResult
+from akbox.linux.run import Run
+from akbox.policy.load import load
+from akbox.policy.model import Policy
+from akbox.policy.presets import load_preset
+from akbox.rundir import new_run_dir, state_root
+from akbox.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from akbox.linux.terminal import Terminal
+
+__all__ = ["CannotRun", "Run", "RunResult", "Sandbox"]
+
+
+class Sandbox:
+    """A policy and where its runs are kept.
+
+    policy: a Policy, a file's path, or a preset's name (default: "default"). cwd: the runs' working directory. audit:
+    "full" or "writes" instead of the policy's level. allow_degraded: layers that may be missing, by `akbox doctor`'s names.
+    env: the environment that the policy's `env` section filters (default: this process's). As a context manager it kills
+    what still runs at the end. The process becomes non-dumpable with its first run (prctl(2), PR_SET_DUMPABLE): the agent
+    has its uid and must not read it. Raises PolicyError, StateError.
+    """
+
+    def __init__(
+        self,
+        policy: Policy | str | os.PathLike[str] | None = None,
+        *,
+        cwd: str | os.PathLike[str] | None = None,
+        state_dir: str | os.PathLike[str] | None = None,
+        interposer: str = "auto",
+        audit: str | None = None,
+        allow_degraded: Sequence[str] = (),
+        name: str | None = None,
+        env: Mapping[str, str] | None = None,
+        keep_fds: Sequence[int] = (),
+    ) -> None:
+        self._policy = _as_policy(policy)
+        self._cwd = os.path.realpath(cwd if cwd is not None else os.getcwd())
+        self._state = state_root(state_dir)
+        self._interposer = interposer
+        self._audit = audit
+        self._allow_degraded = tuple(allow_degraded)
+        self._name = name
+        self._env = env
+        self._keep_fds = tuple(keep_fds)
+        self._lock = threading.Lock()
+        self._live: list[Run] = []  # guarded by _lock
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        with self._lock:
+            live, self._live = self._live, []
+        for run in live:
+            if not run.finished:
+                run.kill()
+                run.wait()
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        stdio: tuple[int, int, int] = (0, 1, 2),
+        terminal: Terminal | None = None,
+        on_stopped: Callable[[int], None] | None = None,
+    ) -> Run:
+        """Starts `argv` and returns when its program runs. stdio: the three standard streams' descriptors, -1 for closed.
+
+        terminal: the pty whose slave the agent gets as its controlling terminal. on_stopped(signal) is called, from
+        another thread, when the first process stopped (^Z). Raises CannotRun with the exit code 125, 126 or 127.
+        """
+        if not argv:
+            raise ValueError("there is no command to run")
+        run_id = secrets.token_bytes(16)
+        run_dir = new_run_dir(run_id.hex(), self._state)
+        tmpdir = Path(tempfile.mkdtemp(prefix="akbox-"))
+        started = False
+        try:
+            plan = make_plan(self._request(argv, tmpdir))
+            kernel = self._make_kernel(plan, run_id, run_dir)
+            kernel.start(self._start_info(plan, argv))
+            run = Run(
+                plan,
+                kernel,
+                run_dir,
+                stdio=terminal.stdio if terminal is not None else stdio,
+                tty_fd=terminal.slave_fd if terminal is not None else -1,
+                on_stopped=on_stopped,
+            )
+            run.start()
+            started = True
+        finally:
+            if not started:
+                _remove_tree(tmpdir)
+        with self._lock:
+            self._live = [r for r in self._live if not r.finished] + [run]
+        return run
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        capture: bool = True,
+        timeout: float | None = None,
+    ) -> RunResult:
+        """Runs `argv` to its end. stdin: what it reads (None: nothing). capture: keep its output in the result, at most
+        64 MiB of each stream (the rest is read and thrown away). timeout: seconds, then it is killed and TimeoutError
+        raised. Raises CannotRun."""
+        with Capture(stdin, capture) as streams:
+            run = self.start(argv, stdio=streams.child_ends)
+            return streams.finish(run, timeout)
+
+    async def run_async(
+        self, argv: Sequence[str], *, stdin: bytes | None = None, capture: bool = True, timeout: float | None = None
+    ) -> RunResult:
+        """`run` for asyncio: the same, without blocking the loop."""
+        return await asyncio.to_thread(self.run, argv, stdin=stdin, capture=capture, timeout=timeout)
+
+    def _request(self, argv: Sequence[str], tmpdir: Path) -> Request:
+        return Request(
+            policy=self._policy,
+            argv=tuple(argv),
+            cwd=self._cwd,
+            env=dict(os.environ if self._env is None else self._env),
+            state_dir=self._state,
+            tmpdir=tmpdir,
+            interposer=self._interposer,
+            audit_level=self._audit,
+            allow_degraded=self._allow_degraded,
+            keep_fds=self._keep_fds,
+        )
+
+    def _make_kernel(self, plan: LaunchPlan, run_id: bytes, run_dir: Path) -> Kernel:
+        (run_dir / "policy.json").write_bytes(plan.policy.to_json())
+        log = AuditLog(
+            run_dir / "audit.jsonl",
+            run_id,
+            durability=plan.policy.audit.durability,
+            redact=plan.policy.audit.redact,
+            signer=Signer.of_user(self._state / "keys"),
+            rules=[str(rule) for rule in plan.policy.rules],
+        )
+        return Kernel(plan.policy, run_id=run_id, store=SqliteStore(run_dir / "kernel.db"), log=log)
+
+    def _start_info(self, plan: LaunchPlan, argv: Sequence[str]) -> dict[str, object]:
+        from akbox import __version__
+
+        return {
+            "akbox": __version__,
+            "argv": list(argv),
+            "cwd": plan.cwd,
+            "name": self._name,
+            "interposer": {"ptrace": plan.filter.traced, "notify": plan.filter.notify},
+            "degraded": list(plan.degraded),
+        }
+
+
+def _as_policy(policy: Policy | str | os.PathLike[str] | None) -> Policy:
+    """A name with a slash, a dot or a Path is a file; anything else is a preset."""
+    if policy is None:
+        return load_preset("default")
+    if isinstance(policy, Policy):
+        return policy
+    text = os.fspath(policy)
+    if isinstance(policy, str) and "/" not in text and "." not in text:
+        return load_preset(text)
+    return load(text)
+
+
+def _remove_tree(path: Path) -> None:
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
