@@ -18,7 +18,7 @@ from akbox.rundir import StateError, find_run, state_root
 
 LOG = "audit.jsonl"
 CHECKPOINTS = "checkpoints"
-SUMMARY = "summary.json"
+LIFECYCLE, LAST_TARGET = 0xFFFD, "run:finish"
 RULES = "rules.json"
 _FOLLOW_S = 0.2
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -159,17 +159,19 @@ def _log_of(run: str, state_dir: str | None) -> Path:
 
 
 def _entries(log: Path, follow: bool) -> Iterator[tuple[str, Entry]]:
-    """Whole lines and what is in them. Following ends when the run has written its summary and nothing more comes."""
+    """Whole lines and what is in them. Following ends with the run's last entry."""
     with open(log, encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         pending = ""
         while True:
-            ended = log.with_name(SUMMARY).exists()
             while chunk := file.readline():
                 pending += chunk
                 if pending.endswith("\n"):
-                    yield pending, _parse(pending, log)
+                    entry = _parse(pending, log)
+                    yield pending, entry
                     pending = ""
-            if not follow or ended:
+                    if follow and entry.get("target") == LAST_TARGET and entry.get("op") == LIFECYCLE:
+                        return
+            if not follow:
                 return
             time.sleep(_FOLLOW_S)
 
