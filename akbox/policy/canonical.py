@@ -11,7 +11,7 @@ import msgspec
 from akbox.policy.rules import RULE_LISTS
 
 if TYPE_CHECKING:
-    from akbox.policy.compile import CompiledPolicy
+    from akbox.policy.compiled import CompiledPolicy
 
 
 def canonical_policy(compiled: CompiledPolicy) -> bytes:

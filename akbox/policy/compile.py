@@ -1,283 +1,40 @@
-"""Compiles a policy for one run: rules with numbers, the matchers, and one `decide()` for every kind of effect."""
+"""Compiles a policy for one run: every rule gets its number and goes into the tables that decide."""
 
 from __future__ import annotations
 
-import ipaddress
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TypeVar
-
-import msgspec
-
-from akbox.policy import builtin, suggest
-from akbox.policy.blob import serialize
+from akbox.policy import builtin
 from akbox.policy.check import PolicyError, Problem
-from akbox.policy.effects import Target, need_of, parse_target
 from akbox.policy.matcher import (
-    ALLOW,
-    ASK,
-    DENY,
     E_ALLOW,
     E_ASK,
     E_DENY,
     E_FREE,
     E_GUARD,
     EXEC,
-    NO_RULE,
     READ,
     UNIX,
     WRITE,
     Accept,
-    Match,
     Trie,
-    exec_exact,
-    judge,
-    move_keeps_rights,
-    rights,
-    visible,
 )
-from akbox.policy.model import DEFAULT_BUDGETS, Audit, Budgets, Env, Limits, Policy
-from akbox.policy.netmatcher import BIND, CONNECT, LISTEN, TCP, UDP, NetRule, NetTable, net_table
-from akbox.policy.netpatterns import HostPattern, match_host, parse_endpoint, parse_host
-from akbox.policy.patterns import PatternError, Segment, match_name, parse_path, path_bytes
+from akbox.policy.model import Policy
+from akbox.policy.netmatcher import BIND, CONNECT, LISTEN, TCP, UDP, NetRule, net_table
+from akbox.policy.netpatterns import parse_endpoint, parse_host
+from akbox.policy.patterns import PatternError, Segment, parse_path
 from akbox.policy.rules import Context, Grant, Rule, compose, policy_rules, states_exec
 
 __all__ = ["CompiledPolicy", "Context", "Grant", "Rule", "Verdict", "compile_policy"]
 
-S = TypeVar("S", Audit, Budgets, Limits)
-FS_NEEDS = {"fs.read": READ, "fs.write": WRITE, "fs.exec": EXEC, "fs.deny": 7, "fs.protect": WRITE}
-NET_OPS = {"net.connect": CONNECT, "net.bind": BIND, "net.listen": LISTEN}
-NAME_DENIES = {"tools.allow": "tools.deny", "spawn.allow": "spawn.deny"}
+from akbox.policy.compiled import FS_NEEDS, NET_OPS, CompiledPolicy, HostRule, Verdict
 
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The answer for one effect. `decision` is DENY 0, ALLOW 1 or ASK 2; `rule` the rule that decided (None: no rule
-    covers it); `missing_cap` the section that would have to grant it; `suggested_fix` the line to add, or why none
-    helps."""
-
-    decision: int
-    rule: Rule | None = None
-    missing_cap: str | None = None
-    suggested_fix: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class HostRule:
-    """A rule on names: of net.dns (any port) or a `dns:` endpoint."""
-
-    rule: int
-    section: str
-    effect: int
-    host: HostPattern
-    low: int
-    high: int
-    protocols: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class CompiledPolicy:
-    """A policy ready to decide. `rules[i]` is rule number i of the C matcher, of events and of the log."""
-
-    policy: Policy
-    context: Context
-    parts: tuple[tuple[str, Policy], ...]
-    rules: tuple[Rule, ...]
-    segments: dict[int, tuple[Segment, ...]] = field(repr=False)  # by rule number, for rules on paths
-    accepts: tuple[tuple[Accept, tuple[Segment, ...]], ...] = field(repr=False)  # what the trie was made of
-    trie: Trie = field(repr=False)
-    net: NetTable = field(repr=False)
-    hosts: tuple[HostRule, ...] = field(repr=False)
-
-    @cached_property
-    def blob(self) -> bytes:
-        """What `_native.Policy` takes."""
-        return serialize(self.trie.root, self.net, len(self.rules))
-
-    @property
-    def default_exec(self) -> bool:
-        """No fs.exec anywhere: what fs.read grants outside every fs.write pattern may be executed."""
-        return not states_exec(list(self.parts))
-
-    def grants(self, section: str) -> tuple[Rule, ...]:
-        """The rules of one section ("fs.read"), those of the runtime included under the sections they act in."""
-        need = 0 if section in ("fs.deny", "fs.protect") else FS_NEEDS.get(section, 0)
-        stated = [rule for rule in self.rules if rule.section == section and not rule.ask]
-        return (*stated, *(rule for rule in self.rules if rule.section == "runtime" and rule.need & need))
-
-    def decide(self, op: int, target: str, *, need: int = 0, target2: str | None = None) -> Verdict:
-        """Decide one effect: `op` and `target` as in the log, `need` bits for files (0: what the op needs by itself),
-        `target2` the other end of a rename or link. What can't be understood is refused."""
-        try:
-            what = parse_target(op, target)
-        except PatternError as error:
-            return Verdict(DENY, None, None, error.message)
-        match = self._match(what, need or need_of(op), target2)
-        rule = self.rules[match.rule] if match.rule != NO_RULE else None
-        if match.decision != DENY:
-            return Verdict(match.decision, rule)
-        missing = what.section or _need_section(match.missing)
-        return Verdict(DENY, rule, missing, suggest.fix(self, what, match.missing, rule, target2))
-
-    def suggest(self, op: int, target: str, need: int = 0) -> str:
-        """The exact line that would allow the effect, or the rule that forbids it."""
-        return self.decide(op, target, need=need).suggested_fix or ""
-
-    def _match(self, what: Target, need: int, target2: str | None) -> Match:
-        if what.kind == "path":
-            return self._match_path(what, need, target2)
-        if what.kind == "unix":
-            return judge(self.trie.root, WRITE, path_bytes(what.name), UNIX)
-        if what.kind == "ip":
-            op = NET_OPS[what.section]
-            return self.net.judge(
-                op, UDP if what.protocol == "udp" else TCP, ipaddress.ip_address(what.name), what.port
-            )
-        if what.kind == "dns":
-            return self._match_host(what)
-        if what.kind == "name":
-            return self._match_name(what)
-        if what.kind == "own":  # the agent's own heap, budget, mailbox: bounded by budgets, not by rules
-            return Match(ALLOW, NO_RULE, 0)
-        return Match(DENY, NO_RULE, 0)
-
-    def _match_path(self, what: Target, need: int, target2: str | None) -> Match:
-        root = self.trie.root
-        source = path_bytes(what.name)
-        if what.section in ("spawn.allow",):
-            found = self._match_spawn(what.name)
-            if found.decision == DENY:
-                return found
-        first = judge(root, need, source)
-        if target2 is None or first.decision == DENY:
-            return first
-        second = judge(root, need, path_bytes(target2))
-        if second.decision == DENY:
-            return second
-        if not move_keeps_rights(root, source, path_bytes(target2), is_dir=True):
-            return Match(DENY, NO_RULE, 0)
-        return second if second.decision == ASK else first
-
-    def _match_spawn(self, path: str) -> Match:
-        return self._first(what_rules(self, ("spawn.allow", "spawn.deny"), path))
-
-    def _match_host(self, what: Target) -> Match:
-        found = []
-        for h in self.hosts:
-            covered = h.section == what.section or h.section == "net.deny"
-            if covered and (
-                what.section == "net.dns" or (h.low <= what.port <= h.high and what.protocol in h.protocols)
-            ):
-                if h.section == "net.deny" and what.section == "net.dns" and (h.low, h.high) != (0, 65535):
-                    continue  # refusing one port of a name does not make the name unknown
-                if match_host(h.host, what.name):
-                    found.append((h.effect, h.rule))
-        return self._first(found)
-
-    def _match_name(self, what: Target) -> Match:
-        denies = NAME_DENIES.get(what.section)
-        found = []
-        for i, rule in enumerate(self.rules):
-            section = "tools.allow" if rule.ask and rule.section == "tools" else rule.section
-            if section in (what.section, denies) and match_name(rule.pattern, what.name):
-                found.append((E_ASK if rule.ask else E_DENY if section == denies else E_ALLOW, i))
-        return self._first(found)
-
-    def _first(self, found: list[tuple[int, int]]) -> Match:
-        for effect, decision in ((E_DENY, DENY), (E_ASK, ASK), (E_ALLOW, ALLOW)):
-            numbers = [rule for has, rule in found if has == effect]
-            if numbers:
-                return Match(decision, min(numbers), 0)
-        return Match(DENY, NO_RULE, 0)
-
-    def rights(self, path: str) -> int:
-        """Need bits that are allowed for a canonical path."""
-        return rights(self.trie.root, path_bytes(path))
-
-    def visible(self, path: str) -> bool:
-        """Does the name exist under strict metadata?"""
-        return visible(self.trie.root, path_bytes(path))
-
-    def exec_exact(self, path: str) -> bool:
-        """Is executing the path allowed by a wildcard-free rule that a policy states?"""
-        return exec_exact(self.trie.root, path_bytes(path))
-
-    @cached_property
-    def budgets(self) -> dict[str, int | float]:
-        """Limits by name; a name that is absent is not limited. `usd` is in dollars, the rest are counts."""
-        stated: dict[str, int | float] = msgspec.to_builtins(_joined([part.budgets for _, part in self.parts]))
-        return {**DEFAULT_BUDGETS, **stated}
-
-    @cached_property
-    def limits(self) -> Limits:
-        """Resource limits; None: not limited by the policy."""
-        return _joined([part.limits for _, part in self.parts])
-
-    @cached_property
-    def env(self) -> Env:
-        """Variables to pass and to set, of the policy and its profiles."""
-        passed = dict.fromkeys(name for _, part in self.parts for name in part.env.passed)
-        values = {k: v for _, part in reversed(self.parts) for k, v in part.env.set.items()}
-        for name, path in self.context.variables().items():
-            values = {k: v.replace(f"${{{name}}}", path) for k, v in values.items()}
-        return Env(passed=tuple(passed), set=values)
-
-    @cached_property
-    def audit(self) -> Audit:
-        """Level, durability and redaction with the defaults filled in."""
-        stated = _joined([part.audit for _, part in self.parts])
-        redact = dict.fromkeys(word for _, part in self.parts for word in part.audit.redact)
-        return Audit(stated.level or "full", stated.durability or "group", tuple(redact))
-
-    @property
-    def fs_metadata(self) -> str:
-        """ "open" or "strict"; strict wins wherever it is said."""
-        return "strict" if any(part.fs.metadata == "strict" for _, part in self.parts) else "open"
-
-    @property
-    def runtime(self) -> str:
-        """ "auto" or "none"."""
-        return next((part.runtime for _, part in self.parts if part.runtime), "auto")
-
-    def to_json(self) -> bytes:
-        """The policy with its profiles joined in, as canonical JSON: sorted keys, no defaults."""
-        from akbox.policy.canonical import canonical_policy
-
-        return canonical_policy(self)
-
-
-def what_rules(compiled: CompiledPolicy, sections: tuple[str, str], path: str) -> list[tuple[int, int]]:
-    """(effect, number) of the rules on paths of two sections (allow, deny) that cover `path`; for the rarely asked
-    ones."""
-    found = []
-    for i, rule in enumerate(compiled.rules):
-        section = "spawn.allow" if rule.ask and rule.section == "spawn" else rule.section
-        if section in sections:
-            trie = Trie()
-            trie.add(compiled.segments[i], Accept(i, E_ALLOW, READ, False))
-            if judge(trie.root, READ, path_bytes(path)).decision == ALLOW:
-                found.append((E_ASK if rule.ask else E_DENY if section == sections[1] else E_ALLOW, i))
-    return found
-
-
-def _need_section(need: int) -> str | None:
-    """The section that grants the strongest of the missing needs."""
-    return next((name for bit, name in ((WRITE, "fs.write"), (EXEC, "fs.exec"), (READ, "fs.read")) if need & bit), None)
-
-
-def _joined(parts: list[S]) -> S:
-    """Of each scalar the first one stated: the policy's own before those of its profiles."""
-    joined = parts[-1]
-    for part in reversed(parts[:-1]):
-        stated = {name: value for name in part.__struct_fields__ if (value := getattr(part, name)) is not None}
-        joined = msgspec.structs.replace(joined, **stated)
-    return joined
+GRANTING = frozenset(("fs.read", "fs.write", "fs.exec", "spawn", "spawn.allow", "net.unix"))
 
 
 def compile_policy(policy: Policy, context: Context) -> CompiledPolicy:
     """Compile for one run. Raises PolicyError when the policy and its profiles together pass a limit."""
     parts = compose(policy)
     rules = policy_rules(parts)
+    _check_variables(rules, context)
     build = _Build(context, not states_exec(parts), rules)
     for i, rule in enumerate(list(rules)):
         build.stated(i, rule)
@@ -297,6 +54,26 @@ def compile_policy(policy: Policy, context: Context) -> CompiledPolicy:
         net_table(build.net),
         tuple(build.hosts),
     )
+
+
+def _check_variables(rules: list[Rule], context: Context) -> None:
+    """A variable that stands for a directory around the home directories would turn a narrow rule into all of them."""
+    home = context.home.rstrip("/") + "/"
+    problems = []
+    for rule in rules:
+        base = parse_path(rule.pattern.removeprefix("unix:")).base if rule.section in GRANTING else ""
+        if base not in ("workdir", "tmp", "prefix"):
+            continue
+        path = context.variables()[base]
+        whole = home.startswith(path.rstrip("/") + "/") and (base == "prefix" or path != context.home)
+        if whole:
+            line, column = rule.source.at(rule.path) if rule.source else (1, 1)
+            name = rule.source.name if rule.source else rule.origin
+            message = f"${{{base}}} is {path} here, which holds the home directory"
+            hint = "start akbox in a directory of the project" if base == "workdir" else "write the path that is meant"
+            problems.append(Problem(name, line, column, str(rule), message, hint))
+    if problems:
+        raise PolicyError(problems)
 
 
 class _Build:

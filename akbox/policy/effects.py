@@ -38,7 +38,7 @@ NAME_SECTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`kind` is path, unix, ip, dns, name, own or none; `section` is what would have to grant it ("" for paths: by
+    """`kind` is path, stat, unix, ip, dns, name, own or none; `section` is what would have to grant it ("" for paths: by
     need)."""
 
     kind: str
@@ -57,6 +57,8 @@ def need_of(op: int) -> int:
 
 def parse_target(op: int, target: str) -> Target:
     """Understand a target string; raises PatternError for one that is not canonical or not of this op."""
+    if op == FS_STAT:
+        return Target("stat", canonical_path(target), "fs.read")
     if FS_FIRST <= op <= FS_LAST or op == EXEC_OP:
         return Target("path", canonical_path(target))
     if op == CALL_SPAWN:

@@ -1,5 +1,6 @@
-"""What a policy comes to in one run, for people and as data: every rule with its origin, budgets, the Landlock plan; and for one
-effect the rule that decides, by the same engine that enforces.
+"""What a policy comes to in one run, for people and as data: every rule with its origin, budgets, the Landlock plan.
+
+And for one effect the rule that decides, by the same engine that enforces.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from akbox.policy.compile import CompiledPolicy, Verdict
+from akbox.policy.compiled import CompiledPolicy, Verdict
 from akbox.policy.effects import (
     CALL_SPAWN,
     EXEC_OP,
@@ -66,8 +67,10 @@ class Explanation(Struct, frozen=True):
 
 
 def explain(compiled: CompiledPolicy, effect: str, target: str) -> Explanation:
-    """Which rule decides `effect` ("fs.read", "net.connect", …) on a canonical `target`. Raises PatternError for an effect
-    that does not exist."""
+    """Which rule decides `effect` ("fs.read", "net.connect", …) on a canonical `target`.
+
+    Raises PatternError for an effect that does not exist.
+    """
     if effect not in EFFECTS:
         known = ", ".join(EFFECTS)
         raise PatternError(f'"{effect}" is no effect', did_you_mean(effect, list(EFFECTS)) or f"known: {known}")

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from msgspec import Struct
 
-from akbox.policy.compile import CompiledPolicy
+from akbox.policy.compiled import CompiledPolicy
 from akbox.policy.matcher import ALLOW, E_ALLOW, E_ASK, E_DENY, E_GUARD, EXEC, FS, NEEDS, READ, WRITE, Accept, judge
 from akbox.policy.patterns import LITERAL, STAR, Segment, match_segment, show
 

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 from akbox.policy.effects import Target
 from akbox.policy.matcher import EXEC, READ, WRITE
-from akbox.policy.patterns import parse_path, path_bytes
 from akbox.policy.rules import Rule
 
 if TYPE_CHECKING:
-    from akbox.policy.compile import CompiledPolicy
+    from akbox.policy.compiled import CompiledPolicy
 
 SECTIONS = ((READ, "fs.read"), (WRITE, "fs.write"), (EXEC, "fs.exec"))
 
@@ -56,7 +55,7 @@ def fix(compiled: CompiledPolicy, what: Target, missing: int, rule: Rule | None,
         return f"refused by the rule {rule}{where}{why}"
     if target2 is not None and not missing:
         return f"refused because {target2} has other rights than {what.name}: copy the content instead"
-    if what.kind == "path":
+    if what.kind in ("path", "stat"):
         return path_fix(compiled, what, missing)
     if what.kind == "none":
         return f"no rule can grant {what.name}"
@@ -115,9 +114,3 @@ def _exec_fix(compiled: CompiledPolicy, what: Target, rule: Rule) -> str:
         return f"refused because {rule} makes it writable and no fs.exec is stated"
     reads = [r.pattern for r in compiled.rules if r.section == "fs.read" and not r.ask]
     return line("fs.exec", *dict.fromkeys([*reads, exact_pattern(what.name)]))
-
-
-def covers(pattern: str, path: str) -> bool:
-    """Does a wildcard-free pattern name exactly this path? (For callers that check a suggestion.)"""
-    parsed = parse_path(pattern)
-    return b"/" + b"/".join(raw for _, raw in parsed.segments) == path_bytes(path)
