@@ -204,11 +204,16 @@ class Run:
             on_exit=self._main_exited,
         )
         if not self.plan.filter.notify:
+            from akbox.linux.inject import Injector
             from akbox.linux.ptrace_calls import PtraceCalls
 
-            loop.calls = PtraceCalls(self._tracer, enforcer)
+            arch = self.plan.filter.arch
+            injector = Injector(self.plan.tmpdir, arch)
+            loop.calls = PtraceCalls(self._tracer, enforcer, injector, syscalls.ARCHES[arch])
         loop.run()
         enforcer.stop()
+        if loop.calls is not None:
+            loop.calls.close()
         upcalls.join()
         self._close()
         self._publish(child)
