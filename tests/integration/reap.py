@@ -1,7 +1,7 @@
-"""`reap.py DELAY_S DEADLINE_S COMMAND...`: starts the command, kills it with SIGKILL after DELAY_S, and looks for survivors.
+"""`reap.py DELAY_S DEADLINE_S COMMAND...`: starts the command, kills it after DELAY_S, and looks for survivors.
 
-It is its descendants' subreaper (prctl(2)): whoever outlives the command becomes its child, whatever session or parent it
-had. Prints "survivors N" once none is left or the deadline is over; those it kills.
+It is its descendants' subreaper (prctl(2)): whoever outlives the command becomes its child, whatever session or parent
+it had. Prints "survivors N" once none is left or the deadline is over; those it kills.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""A real agent from PyPI (smolagents) mends a program under a policy; its model is a local endpoint that plays a part."""
+"""A real agent from PyPI (smolagents) mends a program under a policy; its model is a local endpoint playing a part."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +43,13 @@ final_answer("60")
 
 
 @pytest.fixture(scope="module")
-def agent_python(worlds: Worlds) -> Iterator[str]:
+def agent_python(worlds: Worlds) -> str:
     """A virtual environment with the agent in it, readable by everybody."""
     folder = worlds.root / "agent-venv"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     pip = [str(folder / "bin" / "pip"), "install", "-q", "--disable-pip-version-check", *REQUIREMENTS]
     subprocess.run(pip, check=True)
-    yield str(folder / "bin" / "python")
+    return str(folder / "bin" / "python")
 
 
 def message_text(request: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The supervisor is killed at moments that nobody chose: no process of the tree outlives it, and the log verifies (P38).
+"""The supervisor is killed at moments nobody chose: no process of the tree outlives it, and the log verifies (P38).
 
 AKBOX_KILL_ROUNDS changes how often (per user and interposer).
 """

@@ -1,0 +1,127 @@
+"""CPython's own tests of what a sandbox touches, bare and inside: the same result for each test, or a listed difference.
+
+`python -m integration.cpython_suite [--user root|user] [--interposer auto|ptrace] [TEST...]` (in tests/) runs the modules
+below with the system's python3 (Debian: package libpython3.11-testsuite) and prints every test whose outcome differs. Each
+is explained in docs/compatibility.md; exit 1 when one is not. Not part of the test run: it takes minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from conformance.engine import PROJECT, Result, akbox_command, execute, uid_of, verify
+from conformance.world import World, Worlds
+
+PYTHON = "/usr/bin/python3"
+MODULES = (
+    "test_os test_posix test_io test_subprocess test_threading test_socket test_mmap test_shutil test_tempfile test_pathlib"
+).split()
+EXPLAINED = PROJECT / "docs" / "compatibility.md"
+TIMEOUT_S = 1800
+
+# Allows the directories of the tests and the loopback network; everything else is as in any other policy.
+POLICY = """
+version = "1.0"
+profiles = ["base", "workdir", "python"]
+[fs]
+read = ["/tmp", "/var/tmp", "/proc/self/**", "/dev/**", "/sys/**", "/run/**", "/home", "/root"]
+write = ["/dev/pts/*", "/dev/shm/**", "/dev/ptmx"]
+[net]
+connect = ["ip:127.0.0.0/8:*", "ip:[::1]:*", "udp+ip:127.0.0.0/8:*", "udp+ip:[::1]:*"]
+bind = ["ip:127.0.0.0/8:*", "ip:[::1]:*", "ip:0.0.0.0:*", "ip:[::]:*",
+        "udp+ip:127.0.0.0/8:*", "udp+ip:[::1]:*", "udp+ip:0.0.0.0:*", "udp+ip:[::]:*"]
+listen = ["ip:127.0.0.0/8:*", "ip:[::1]:*", "ip:0.0.0.0:*", "ip:[::]:*"]
+unix = ["${workdir}/**", "${tmp}/**"]
+[limits]
+pids = 4096
+open_files = 4096
+[budgets]
+wall_time_ms = 3600000
+"""
+
+
+def outcomes(report: Path) -> dict[str, str]:
+    """Test id → "passed", "skipped: why", "failed: last line" of a regrtest JUnit report."""
+    found: dict[str, str] = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        name = case.get("name", "?")
+        skipped, problem = case.find("skipped"), case.find("failure")
+        if problem is None:
+            problem = case.find("error")
+        if problem is not None:
+            lines = (problem.text or "").strip().splitlines()
+            found[name] = f"failed: {lines[-1] if lines else '?'}"
+        elif skipped is not None:
+            found[name] = f"skipped: {' '.join((skipped.text or '').split())}"
+        else:
+            found[name] = "passed"
+    return found
+
+
+def run_module(world: World, module: str, inside: list[str]) -> tuple[dict[str, str], Result]:
+    report = world.W / f"{module}.xml"
+    report.unlink(missing_ok=True)
+    command = [PYTHON, "-m", "test", "--junit-xml", str(report), "--tempdir", str(world.W / "temp"), module]
+    result = execute([*inside, *command], world, uid=world.uid, timeout_s=TIMEOUT_S)
+    if not report.exists():
+        raise SystemExit(f"{module} wrote no report\n{result}")
+    return outcomes(report), result
+
+
+def compare(world: World, module: str, interposer: str) -> dict[str, tuple[str, str]]:
+    """Test id → (outcome outside, outcome inside) where they differ."""
+    file = world.base / "cpython.toml"
+    file.write_text(POLICY)
+    (world.W / "temp").mkdir(exist_ok=True)
+    world.give()
+    bare, _ = run_module(world, module, [])
+    akbox = [*akbox_command(), "run", "-p", str(file), "--interposer", interposer, "--json", str(world.STATE / "r.json")]
+    held, result = run_module(world, module, [*akbox, "--"])
+    for log in sorted((world.STATE / "akbox" / "runs").glob("*/audit.jsonl")):
+        verify(world, log)
+    different = {
+        test: (bare.get(test, "not run"), held.get(test, "not run"))
+        for test in sorted(bare.keys() | held.keys())
+        if kind(bare.get(test, "not run")) != kind(held.get(test, "not run"))
+    }
+    print(f"{module}: {len(bare)} tests outside, {len(held)} inside, {len(different)} differ", flush=True)
+    if different and "-v" in sys.argv:
+        print(result)
+    return different
+
+
+def kind(outcome: str) -> str:
+    return outcome.partition(":")[0]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--user", choices=("root", "user"), default="user")
+    parser.add_argument("--interposer", choices=("auto", "ptrace"), default="auto")
+    parser.add_argument("-v", action="store_true", help="print the output of modules that differ")
+    parser.add_argument("modules", nargs="*", default=MODULES)
+    options = parser.parse_args()
+    if subprocess.run([PYTHON, "-c", "import test.test_os"], capture_output=True).returncode != 0:
+        raise SystemExit(f"{PYTHON} has no test package: apt-get install libpython3.11-testsuite")
+    explained = EXPLAINED.read_text() if EXPLAINED.exists() else ""
+    unexplained = 0
+    worlds = Worlds()
+    try:
+        for module in options.modules:
+            with worlds.lend(uid_of(options.user)) as world:
+                for test, (outside, inside) in compare(world, module, options.interposer).items():
+                    known = re.search(rf"`{re.escape(test)}`", explained) is not None
+                    unexplained += not known
+                    print(f"  {test}\n    outside  {outside}\n    inside   {inside}{'' if known else '   (not explained)'}")
+    finally:
+        worlds.close()
+    return 1 if unexplained else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
