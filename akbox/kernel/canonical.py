@@ -1,6 +1,6 @@
 """RFC 8785 canonical JSON: one byte string per value, so that a hash of it means something.
 
-Not a general encoder: a value that JSON numbers or UTF-8 can't carry exactly (NaN, integers past 2^53 - 1, lone
+Not a general encoder: a value that JSON numbers or UTF-8 can't carry exactly (NaN, integers that no double holds, lone
 surrogates) is an error here; `interoperable` rewrites such values before they reach the log.
 """
 
@@ -35,9 +35,7 @@ def _write(value: Any, out: list[bytes]) -> None:
     elif value is None or value is True or value is False:
         out.append(b"null" if value is None else b"true" if value else b"false")
     elif isinstance(value, int):
-        if not -MAX_SAFE_INT <= value <= MAX_SAFE_INT:
-            raise CanonicalError(f"{value} is not exact as an IEEE double")
-        out.append(b"%d" % value)
+        out.append(_integer(value))
     elif isinstance(value, float):
         out.append(number(value))
     elif isinstance(value, dict):
@@ -51,6 +49,16 @@ def _write(value: Any, out: list[bytes]) -> None:
         out.append(b"]")
     else:
         raise CanonicalError(f"{type(value).__name__} is not a JSON value")
+
+
+def _integer(value: int) -> bytes:
+    """Past 2^53 only what a double's canonical text reads back as (1e20 is written 100000000000000000000)."""
+    text = b"%d" % value
+    if -MAX_SAFE_INT <= value <= MAX_SAFE_INT:
+        return text
+    if len(text) > 22 or number(float(value)) != text:
+        raise CanonicalError("an integer is not exact as an IEEE double")
+    return text
 
 
 def _write_object(value: dict[str, Any], out: list[bytes]) -> None:

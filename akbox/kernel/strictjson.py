@@ -12,8 +12,9 @@ class StrictJSONError(ValueError):
     """The bytes are not strict JSON; the message says what and, where known, at which byte."""
 
 
-def parse(data: bytes) -> Any:
-    """The value of UTF-8 JSON `data`. Raises StrictJSONError."""
+def parse(data: bytes, *, wide_ints: bool = False) -> Any:
+    """The value of UTF-8 JSON `data`. Raises StrictJSONError. `wide_ints`: integers need not fit 64 bits (canonical JSON
+    writes doubles up to 1e21 as such)."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -21,7 +22,7 @@ def parse(data: bytes) -> Any:
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
         raise StrictJSONError(f"nested deeper than {MAX_DEPTH}")
     try:
-        value = _DECODER.decode(text)
+        value = (_WIDE if wide_ints else _DECODER).decode(text)
     except json.JSONDecodeError as error:
         raise StrictJSONError(f"{error.msg} (character {error.pos})") from None
     except RecursionError:
@@ -85,6 +86,15 @@ def _check_surrogates(value: Any) -> None:
         raise StrictJSONError("a string holds a lone surrogate") from None
 
 
+def _wide_int(text: str) -> int:
+    if len(text) > 22:
+        raise StrictJSONError(f"integer {text[:24]} is too long")
+    return int(text)
+
+
+_WIDE = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_wide_int, parse_float=_float, parse_constant=_constant, strict=True
+)
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_int=_int, parse_float=_float, parse_constant=_constant, strict=True
 )
