@@ -132,7 +132,7 @@ GROUPS: tuple[Group, ...] = (
         """
         stat 4 -; lstat 6 -; newfstatat 262 79; statx 332 291; access 21 -; faccessat 269 48; faccessat2 439 439;
         readlink 89 -; readlinkat 267 78; statfs 137 43; chdir 80 49; getxattr 191 8; lgetxattr 192 9;
-        getxattrat 464 464; listxattr 194 11; llistxattr 195 12; listxattrat 465 465; file_getattr 468 468
+        getxattrat 464 464; listxattr 194 11; llistxattr 195 12; listxattrat 465 465
         """,
     ),
     Group(
@@ -335,6 +335,12 @@ GROUPS: tuple[Group, ...] = (
         errno.EPERM,
         "sets file flags and project ids, which no policy describes",
         "file_setattr 469 469",
+    ),
+    Group(
+        Action.REFUSE,
+        errno.ENOSYS,
+        "the newer form of an ioctl that only reads; programs fall back to that",
+        "file_getattr 468 468",
     ),
     Group(
         Action.REFUSE,
