@@ -1,4 +1,4 @@
-"""What the filter traps, the enforcer has a handler for: the table here and the tables in native/call_*.c are one list."""
+"""What the filter traps has a handler: the table here and the tables in native/call_*.c are one list."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ def trapped(arch: str) -> set[str]:
 @pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
 def test_every_trapped_call_has_a_handler(arch: str) -> None:
     assert trapped(arch) - handlers() == set()
-    assert len(trapped(arch)) > 60
+    assert len(trapped(arch)) > 50
 
 
 def test_every_handler_is_reached() -> None:
