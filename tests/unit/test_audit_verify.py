@@ -113,8 +113,8 @@ def test_damage_is_named(
 
 def test_every_flipped_bit_is_found(made: Path, tmp_path: Path) -> None:
     """Each bit of two whole entries, one of either kind, by akbox; a sample of them by the other verifier too."""
-    data = (made / "audit.jsonl").read_bytes()
-    lines = lines_of(made)
+    lines = lines_of(made)[:4]
+    data = b"".join(lines)
     path = tmp_path / "audit.jsonl"
     chosen = random.Random(1)
     for index in (2, 3):
@@ -128,7 +128,7 @@ def test_every_flipped_bit_is_found(made: Path, tmp_path: Path) -> None:
                 assert not found.ok, (index, place - start, bit)
                 assert found.first_bad_seq == index + 1, (place - start, bit, found)
                 if chosen.random() < 0.005:
-                    both(made, bytes(bad), tmp_path)
+                    both(made, bytes(bad), tmp_path, checkpoints=False)
 
 
 def test_a_rewritten_log_differs_from_its_checkpoint(made: Path, tmp_path: Path) -> None:
