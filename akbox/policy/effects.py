@@ -15,7 +15,7 @@ FS_FIRST, FS_LAST = 0x100, 0x108
 FS_OPEN, FS_STAT = 0x100, 0x105
 NET_CONNECT, NET_DNS, NET_BIND, NET_LISTEN, NET_ACCEPT, NET_SEND = range(0x200, 0x206)
 EXEC_OP, SIGNAL = 0x300, 0x301
-TOOL, WASM, INFER, SEND, SECRET = range(0x400, 0x405)
+TOOL, WASM, INFER, SEND, SECRET = range(0x500, 0x505)  # 0x400 is 1024: those are the authority calls
 CALL_FIRST, CALL_TOOL, CALL_SPAWN, CALL_INFERENCE, CALL_LAST = 1024, 1031, 1032, 1037, 1044
 
 READ, WRITE, EXEC = 1, 2, 4
@@ -38,8 +38,10 @@ NAME_SECTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`kind` is path, stat, unix, ip, dns, name, own or none; `section` is what would have to grant it ("" for paths: by
-    need)."""
+    """What is judged: `kind` is path, stat, unix, ip, dns, name, own or none.
+
+    `section` is the one that would have to grant it; "" for paths, where the need bits say so.
+    """
 
     kind: str
     name: str
