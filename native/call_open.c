@@ -17,13 +17,11 @@
 #include "enforcer.h"
 #include "open.h"
 
-#ifndef __O_TMPFILE
-#define __O_TMPFILE 020000000
-#endif
+#define TMPFILE_BIT 020000000           /* O_TMPFILE is this and O_DIRECTORY */
 
 #define OPEN_FLAGS (O_ACCMODE | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC | O_DSYNC | \
 		    O_ASYNC | O_DIRECT | 0100000 /* O_LARGEFILE */ | O_DIRECTORY | O_NOFOLLOW | O_NOATIME | O_CLOEXEC | \
-		    O_PATH | __O_TMPFILE)
+		    O_PATH | TMPFILE_BIT)
 #define PATH_FLAGS (O_DIRECTORY | O_NOFOLLOW | O_PATH | O_CLOEXEC)
 #define RESOLVE_FLAGS (RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH | \
 		       RESOLVE_IN_ROOT | RESOLVE_CACHED)
@@ -45,7 +43,7 @@ struct request {
 
 static bool creates(unsigned flags)
 {
-	return flags & (O_CREAT | __O_TMPFILE);
+	return flags & (O_CREAT | TMPFILE_BIT);
 }
 
 /* The checks of build_open_flags() in fs/open.c that do not depend on the file. */
@@ -55,7 +53,7 @@ static int check_flags(struct request *r)
 		return r->flags & ~PATH_FLAGS ? -EINVAL : 0;
 	if ((r->flags & (O_DIRECTORY | O_CREAT)) == (O_DIRECTORY | O_CREAT))
 		return -EINVAL;
-	if (r->flags & __O_TMPFILE) {
+	if (r->flags & TMPFILE_BIT) {
 		if (!(r->flags & O_DIRECTORY) || (r->flags & O_ACCMODE) == O_RDONLY)
 			return -EINVAL;
 	}
@@ -248,7 +246,7 @@ static int create(struct ak_call *c, const struct request *r)
 	if (error == 0)
 		error = ak_adopt_umask(c);
 	if (error == 0) {
-		unsigned flags = (r->flags & (REOPEN_FLAGS & ~O_TRUNC)) | O_CREAT | O_EXCL | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC;
+		unsigned flags = (r->flags & (REOPEN_FLAGS & ~O_TRUNC)) | O_CREAT | O_EXCL | O_NOCTTY | O_CLOEXEC;
 		ak_names_lock();
 		if (!ak_keeps_name(place.fd, place.path, place.dir_len))
 			error = -EEXIST;        /* the directory was moved since: look again */
@@ -283,7 +281,7 @@ static int create_unnamed(struct ak_call *c, const struct request *r)
 	if (error == 0)
 		error = ak_adopt_umask(c);
 	if (error == 0) {
-		unsigned flags = (r->flags & (REOPEN_FLAGS | O_EXCL)) | __O_TMPFILE | O_NOCTTY | O_CLOEXEC;
+		unsigned flags = (r->flags & (REOPEN_FLAGS | O_EXCL)) | TMPFILE_BIT | O_NOCTTY | O_CLOEXEC;
 		error = openat(dir.fd, ".", (int)flags, r->mode);
 		if (error < 0)
 			error = -errno;
@@ -298,7 +296,7 @@ static int open_once(struct ak_call *c, const struct request *r, struct ak_outco
 {
 	struct ak_object o;
 	bool nofollow = (r->flags & O_NOFOLLOW) || (r->flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL);
-	if (r->flags & __O_TMPFILE)
+	if (r->flags & TMPFILE_BIT)
 		return create_unnamed(c, r);
 	int error = ak_resolve_from(c, r->base, r->path, nofollow ? AK_NOFOLLOW : 0, r->resolve, &o);
 	if (error == -ENOENT && (r->flags & O_CREAT))

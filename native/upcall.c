@@ -61,7 +61,7 @@ static int upcall_new(struct ak_call *c, struct ak_upcall **out)
 	u->flags = (uint32_t)args[0] & DOOR_FETCH ? 1 : 0;
 	u->resp = args[3];
 	u->resp_cap = args[4];
-	u->by_notify = !c->may_block;
+	u->by_notify = c->stop->ctx != NULL;
 	if (u->by_notify) {
 		u->notif = *(const struct ak_notif *)c->stop->ctx;
 		u->stop.ctx = &u->notif;
@@ -92,6 +92,10 @@ void ak_authority_door(struct ak_call *c, struct ak_outcome *out)
 {
 	struct ak_enforcer *e = c->enforcer;
 	struct ak_upcall *u;
+	if (!c->stop->ctx && !c->may_block) {   /* a ptrace stop: asked again from a thread that may wait */
+		out->kind = AK_LATER;
+		return;
+	}
 	int error = upcall_new(c, &u);
 	if (error) {
 		ak_deny(out, -error);

@@ -61,8 +61,8 @@ def parse_events(data: bytes) -> Iterator[Event]:
     at = 0
     while at < len(data):
         size, op, decision, need, _, tgid, tid, nr, error, rule, missing, arg, n, n2 = EVENT.unpack_from(data, at)
-        text = data[at + EVENT.size : at + EVENT.size + n + n2].decode("utf-8", "surrogateescape")
-        yield Event(op, decision, need, tgid, tid, nr, error, rule, missing, arg, text[:n], text[n:])
+        texts = data[at + EVENT.size : at + EVENT.size + n + n2]
+        yield Event(op, decision, need, tgid, tid, nr, error, rule, missing, arg, os.fsdecode(texts[:n]), os.fsdecode(texts[n:]))
         at += size
 
 
