@@ -43,6 +43,14 @@ TYPE_WORDS = {
     dict: "a table",
     list: "a list",
 }
+TYPE_HINTS = {
+    str: "put it in double quotes",
+    int: "write digits only",
+    float: "write digits, with a point if needed",
+    bool: "write true or false",
+    dict: "its keys go into a table of this name",
+    list: "write [] around it",
+}
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 INT_MAX = (1 << 63) - 1
 
@@ -106,7 +114,7 @@ class Checker:
 
     def _wrong_type(self, kind: type, value: Any, path: Path) -> None:
         found = "null" if value is None else TYPE_WORDS.get(type(value), type(value).__name__)
-        hint = ""
+        hint = TYPE_HINTS[kind]
         if kind is list and isinstance(value, str):
             hint = f'write ["{value}"]'
         elif kind is int and isinstance(value, str) and value.isdigit():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from akbox.policy import builtin
 from akbox.policy.check import PolicyError, Problem
+from akbox.policy.compiled import FS_NEEDS, NET_OPS, CompiledPolicy, HostRule, Verdict
 from akbox.policy.matcher import (
     E_ALLOW,
     E_ASK,
@@ -24,8 +25,6 @@ from akbox.policy.patterns import PatternError, Segment, parse_path
 from akbox.policy.rules import Context, Grant, Rule, compose, policy_rules, states_exec
 
 __all__ = ["CompiledPolicy", "Context", "Grant", "Rule", "Verdict", "compile_policy"]
-
-from akbox.policy.compiled import FS_NEEDS, NET_OPS, CompiledPolicy, HostRule, Verdict
 
 GRANTING = frozenset(("fs.read", "fs.write", "fs.exec", "spawn", "spawn.allow", "net.unix"))
 

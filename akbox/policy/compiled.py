@@ -1,4 +1,4 @@
-"""A compiled policy: rules with numbers, the matchers, and one `decide()` for every kind of effect. Made by compile.py."""
+"""A compiled policy: numbered rules, the matchers, and one `decide()` for every kind of effect. Made by compile.py."""
 
 from __future__ import annotations
 

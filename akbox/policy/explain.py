@@ -160,7 +160,10 @@ def as_text(compiled: CompiledPolicy, *, on_behalf: bool = True) -> str:
     lines += [f"  {name} = {value}" for name, value in sorted(data["budgets"].items())]
     lines += [f"  limit {name} = {value}" for name, value in sorted(data["limits"].items())]
     lines.append("\nLandlock" + (" (opens and changes are made by the supervisor)" if on_behalf else ""))
-    lines += [f"  {g['path']}{'/**' if g['tree'] else ''}: {', '.join(g['rights'])}" for g in data["landlock"]]
+    lines += [
+        f"  {g['path'].rstrip('/') + '/**' if g['tree'] else g['path']}: {', '.join(g['rights'])}"
+        for g in data["landlock"]
+    ]
     lines.append("\nAlways trapped, because Landlock cannot hold them exactly")
     lines += [f"  {t['rule']} ({t['need']}): {t['reason']}" for t in data["trapped"]] or ["  nothing"]
     return "\n".join(lines).lstrip("\n") + "\n"
