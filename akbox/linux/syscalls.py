@@ -28,6 +28,7 @@ __all__ = [
     "calls",
     "decide",
     "decisions",
+    "falls_back",
     "name_of",
     "number_of",
     "reason_of",
@@ -148,6 +149,13 @@ def number_of(arch: str, name: str) -> int | None:
     """The number of a name, None when the architecture does not have the call. Raises KeyError for an unknown name."""
     call = calls()[name]
     return call.x86_64 if arch == "x86_64" else call.aarch64
+
+
+def falls_back(arch: str, nr: int) -> bool:
+    """Is the refusal part of normal life? Programs try these calls and go on with an older one when they get ENOSYS (or
+    for io_uring, which event loops try at start, EPERM), so a report to people leaves them out. The log does not."""
+    call = _by_number(arch).get(nr)
+    return call is not None and (call.errno == errno.ENOSYS or call.name == "io_uring_setup")
 
 
 def reason_of(arch: str, nr: int) -> str:

@@ -15,6 +15,7 @@ from akbox.linux.syscalls import (
     calls,
     decide,
     decisions,
+    falls_back,
     name_of,
     number_of,
     reason_of,
@@ -242,6 +243,14 @@ def test_names_and_reasons() -> None:
     assert "file system" in reason_of("x86_64", 165)
     assert "ENOSYS" in reason_of("x86_64", 600)
     assert number_of("aarch64", "open") is None
+
+
+def test_refusals_that_programs_expect() -> None:
+    expected = {"clone3", "memfd_secret", "statmount", "io_uring_setup", "file_getattr"}
+    quiet = {d.name for nr, d in decisions(X86).items() if falls_back("x86_64", nr)}
+    assert expected <= quiet
+    assert quiet.isdisjoint({"mount", "socket", "ptrace", "ioctl", "openat", "read"})
+    assert not falls_back("x86_64", 600)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 0), (0, 7), (1, 6), (5, 1000), (0x5413, 0xFFFF), (0, 0xFFFF)])
