@@ -252,12 +252,12 @@ static void deadline_after(struct timespec *t, int ms)
 	}
 }
 
-/* Precondition: locked. Sleeps until `bytes` wait, a writer is blocked, the ring is shut or the time is over. */
+/* Precondition: locked. Sleeps until `bytes` wait or a writer needs what waits, the ring is shut or the time is over. */
 static void sleep_until(struct ak_ring *r, uint64_t bytes, int ms)
 {
 	struct timespec deadline;
 	deadline_after(&deadline, ms);
-	while (!r->shut && !r->blocked_writers && waiting(r) < bytes) {
+	while (!r->shut && waiting(r) < bytes && !(r->blocked_writers && waiting(r))) {
 		r->wake_at = bytes;
 		if (pthread_cond_timedwait(&r->readable, &r->lock, &deadline) == ETIMEDOUT)
 			break;
