@@ -70,8 +70,6 @@ def parse_target(op: int, target: str) -> Target:
     if op == NET_DNS:
         host = target.removeprefix("udp+").removeprefix("dns:")
         return Target("dns", canonical_host(host.partition(":")[0]), "net.dns")
-    if TOOL <= op <= SECRET and target.startswith("heap:"):
-        return Target("own", target)  # READ to QUERY have the same numbers as the effects; the target tells them apart
     if op in NAME_SECTIONS:
         prefix, section = NAME_SECTIONS[op]
         return Target("name", target.removeprefix(prefix + ":"), section)

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from akbox.kernel.ops import Op
+from akbox.policy import effects
 from akbox.policy.check import PolicyError
 from akbox.policy.compile import CompiledPolicy, Context, Grant, compile_policy
 from akbox.policy.load import parse
@@ -17,7 +19,7 @@ from akbox.policy.matcher import ALLOW, ASK, DENY, EXEC, READ, WRITE
 CONTEXT = Context("/home/u/w", "/home/u", "/tmp/run", "/usr", ("/home/u/.local/state/akbox",))
 OPEN, UNLINK, RENAME, STAT = 0x100, 0x101, 0x102, 0x105
 CONNECT, DNS, BIND, LISTEN, ACCEPT, SEND = range(0x200, 0x206)
-EXECUTE, SIGNAL, TOOL, WASM, INFER, MAIL, SECRET = 0x300, 0x301, 0x400, 0x401, 0x402, 0x403, 0x404
+EXECUTE, SIGNAL, TOOL, WASM, INFER, MAIL, SECRET = 0x300, 0x301, 0x500, 0x501, 0x502, 0x503, 0x504
 
 
 def compiled(text: str, context: Context = CONTEXT) -> CompiledPolicy:
@@ -310,6 +312,25 @@ def test_stat_is_open_unless_strict() -> None:
         DENY,
         DENY,
     ]
+
+
+def test_op_numbers_are_the_kernels() -> None:
+    """The policy is below the kernel and cannot import its table."""
+    theirs = [
+        Op.FS_OPEN,
+        Op.FS_STAT,
+        Op.NET_CONNECT,
+        Op.NET_SEND,
+        Op.EXEC,
+        Op.SIGNAL,
+        Op.TOOL_CALL,
+        Op.WASM_RUN,
+        Op.INFER,
+    ]
+    ours = [effects.FS_OPEN, effects.FS_STAT, effects.NET_CONNECT, effects.NET_SEND, effects.EXEC_OP, effects.SIGNAL]
+    assert [*ours, effects.TOOL, effects.WASM, effects.INFER] == theirs
+    assert (effects.SEND, effects.SECRET) == (Op.AGENT_SEND, Op.SECRET_GET)
+    assert (effects.CALL_TOOL, effects.CALL_SPAWN, effects.CALL_INFERENCE) == (Op.CALL, Op.SPAWN, Op.INFERENCE)
 
 
 # ---- suggestions
