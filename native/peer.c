@@ -150,7 +150,7 @@ static int peer_ip(struct ak_call *c, const struct ak_socket *s, enum ak_net_op 
 		return peer_v6(c, s, op, len, p);
 	if (s->domain == AF_INET6 && family == AF_INET && s->type == SOCK_DGRAM && op == AK_NET_CONNECT)
 		return peer_v4(c, s, op, len, p);
-	return -EAFNOSUPPORT;
+	return len < (s->domain == AF_INET ? (int)sizeof(struct sockaddr_in) : SIN6_LEN_MIN) ? -EINVAL : -EAFNOSUPPORT;
 }
 
 /* ---- unix -------------------------------------------------------------------------------------------------------- */
