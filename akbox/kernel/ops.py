@@ -3,11 +3,12 @@
 Not for deciding anything: a number and its name, shared by the log, the ring (native/ring.h) and the kernel.
 """
 
-from enum import IntEnum
+from enum import IntEnum, unique
 
 
+@unique
 class Op(IntEnum):
-    """Effect ops (0x100-0x404), authority calls (their system call number) and the log's own ops (0xFFFD-0xFFFF)."""
+    """Effect ops (0x100-0x504), authority calls (their system call number) and the log's own ops (0xFFFD-0xFFFF)."""
 
     FS_OPEN = 0x100
     FS_UNLINK = 0x101
@@ -26,11 +27,12 @@ class Op(IntEnum):
     NET_SEND = 0x205
     EXEC = 0x300
     SIGNAL = 0x301
-    TOOL_CALL = 0x400
-    WASM_RUN = 0x401
-    INFER = 0x402
-    AGENT_SEND = 0x403
-    SECRET_GET = 0x404
+    # Not 0x400, where the authority calls begin (1024).
+    TOOL_CALL = 0x500
+    WASM_RUN = 0x501
+    INFER = 0x502
+    AGENT_SEND = 0x503
+    SECRET_GET = 0x504
 
     READ = 1024
     ALLOC = 1025
@@ -87,7 +89,7 @@ NAMES: dict[int, str] = {
     Op.LIFECYCLE: "lifecycle",
     Op.POLICY_CHANGE: "policy.change",
     Op.REVOCATION: "revocation",
-} | {op: op.name for op in Op if CALL_FIRST <= op <= CALL_LAST}
+} | {int(op): op.name for op in Op if CALL_FIRST <= op <= CALL_LAST}
 
 BY_NAME: dict[str, Op] = {name: Op(number) for number, name in NAMES.items()}
 
@@ -117,7 +119,7 @@ ALIASES: dict[str, tuple[Op, int]] = {
 }
 # Every other effect by its own name; changes to a tree need write.
 for _op in Op:
-    if _op <= Op.SECRET_GET:
+    if not CALL_FIRST <= _op <= CALL_LAST and _op <= Op.SECRET_GET:
         _need = NEED_WRITE if 0x101 <= _op <= 0x108 and _op != Op.FS_STAT else 0
         ALIASES.setdefault(NAMES[_op], (_op, NEED_READ if _op == Op.FS_STAT else _need))
 
