@@ -139,7 +139,9 @@ def attributes(t: Tree) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-@pytest.mark.parametrize("body", [every_call, pytest.param(old_calls, marks=pytest.mark.skipif(e.ARM, reason="x86-64"))])
+@pytest.mark.parametrize(
+    "body", [every_call, pytest.param(old_calls, marks=pytest.mark.skipif(e.ARM, reason="x86-64"))]
+)
 def test_allowed_calls_are_as_bare(tmp_path: Path, body: Callable[[Tree], list[int]]) -> None:
     twin, real = Tree(tmp_path / "bare"), Tree(tmp_path / "boxx")
     expected = calls.bare(lambda: body(twin))
@@ -162,7 +164,10 @@ DENIED: list[tuple[str, Callable[[Tree], int]]] = [
     ("fchmodat2 of a descriptor", by_fd(os.O_RDONLY, lambda fd: sys("fchmodat2", fd, b"", 0o777, AT_EMPTY_PATH))),
     ("fchmodat2 of a path descriptor", by_fd(os.O_PATH, lambda fd: sys("fchmodat2", fd, b"", 0o777, AT_EMPTY_PATH))),
     ("fchmod of a read-only descriptor", by_fd(os.O_RDONLY, lambda fd: sys("fchmod", dirty(fd), 0o777))),
-    ("chmod through /proc/self/fd", by_fd(os.O_RDONLY, lambda fd: sys("fchmodat", AT_FDCWD, b"/proc/self/fd/%d" % fd, 0))),
+    (
+        "chmod through /proc/self/fd",
+        by_fd(os.O_RDONLY, lambda fd: sys("fchmodat", AT_FDCWD, b"/proc/self/fd/%d" % fd, 0)),
+    ),
     ("chown R", lambda t: sys("fchownat", AT_FDCWD, t.b("r/a"), os.getuid(), -1 & 0xFFFFFFFF, 0)),
     ("fchown of a read-only descriptor", by_fd(os.O_RDONLY, lambda fd: sys("fchown", fd, os.getuid(), os.getgid()))),
     ("utimensat R", lambda t: sys("utimensat", AT_FDCWD, t.b("r/a"), TIMES, 0)),

@@ -49,7 +49,12 @@ def test_watches_are_reads(tmp_path: Path, tree: Tree) -> None:
     got, events = inside(tree, lambda: body(tree), "inotify_add_watch")
     assert got == [*expected[:5], EACCES, EACCES, EACCES, EACCES, *expected[9:]]
     assert all(r > 0 for r in expected[5:9])
-    assert [v.target.removeprefix(f"{tree.root}/") for v in events if v.decision == 0] == ["out", "out/h", "w/secret", "out"]
+    assert [v.target.removeprefix(f"{tree.root}/") for v in events if v.decision == 0] == [
+        "out",
+        "out/h",
+        "w/secret",
+        "out",
+    ]
 
 
 def test_a_watch_tells_of_changes(tree: Tree) -> None:
@@ -103,7 +108,11 @@ def test_a_link_to_a_hidden_name_dangles(tree: Tree) -> None:
     (tree.root / "w/to-out").symlink_to(tree.root / "out/h")
 
     def body() -> list[object]:
-        return [os.path.exists(tree.root / "w/to-out"), os.path.lexists(tree.root / "w/to-out"), os.readlink(tree.root / "w/to-out")]
+        return [
+            os.path.exists(tree.root / "w/to-out"),
+            os.path.lexists(tree.root / "w/to-out"),
+            os.readlink(tree.root / "w/to-out"),
+        ]
 
     assert inside(tree, body, *META, flags=STRICT)[0] == [False, True, str(tree.root / "out/h")]
 

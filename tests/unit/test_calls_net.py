@@ -54,7 +54,11 @@ def v4(port: int, host: str = LOOPBACK, family: int = socket.AF_INET) -> bytes:
 
 
 def v6(port: int, host: str, scope: int = 0) -> bytes:
-    return struct.pack("=HHI", socket.AF_INET6, socket.htons(port), 0) + socket.inet_pton(socket.AF_INET6, host) + struct.pack("=I", scope)
+    return (
+        struct.pack("=HHI", socket.AF_INET6, socket.htons(port), 0)
+        + socket.inet_pton(socket.AF_INET6, host)
+        + struct.pack("=I", scope)
+    )
 
 
 def unix(path: bytes) -> bytes:
@@ -363,7 +367,9 @@ def test_bind_keeps_the_agents_address(tree: Tree) -> None:
             server.listen()
             client.connect(name)
             peer, _ = server.accept()
-            out.append((server.getsockname(), client.getpeername(), peer.getsockname(), stat.S_IMODE(os.stat(name).st_mode)))
+            out.append(
+                (server.getsockname(), client.getpeername(), peer.getsockname(), stat.S_IMODE(os.stat(name).st_mode))
+            )
         return out
 
     expected = calls.bare(body)
@@ -382,7 +388,11 @@ def test_a_path_of_108_bytes(tree: Tree) -> None:
 
     def body() -> list[object]:
         s = socket.socket(socket.AF_UNIX)
-        return [sys("bind", s.fileno(), unix(deep), 110), sys("listen", s.fileno(), 1), connect(socket.socket(socket.AF_UNIX), unix(deep))]
+        return [
+            sys("bind", s.fileno(), unix(deep), 110),
+            sys("listen", s.fileno(), 1),
+            connect(socket.socket(socket.AF_UNIX), unix(deep)),
+        ]
 
     assert inside(tree, body, *NET)[0] == [0, 0, 0]
     assert stat.S_ISSOCK(os.stat(deep).st_mode)
