@@ -59,18 +59,29 @@ class Heap:
         schema = self._types.get(type_name)
         if schema is None:
             return
-        validator = self._validators.get(type_name) or self._validator(type_name, schema)
-        for error in validator.iter_errors(value):
+        import re
+
+        from jsonschema.exceptions import SchemaError
+        from referencing.exceptions import Unresolvable
+
+        try:
+            validator = self._validators.get(type_name) or self._validator(type_name, schema)
+            error = next(validator.iter_errors(value), None)
+        except (SchemaError, Unresolvable, RecursionError, re.error) as problem:
+            text = f"the policy's schema of {type_name!r} can't be applied: {str(problem).splitlines()[0]}"
+            raise CallError(Code.SCHEMA_INVALID, text[:500]) from problem
+        if error is not None:
             place = "".join(f"/{part}" for part in error.absolute_path)
-            message = f"{where}{place}: {error.message}"
-            raise CallError(Code.SCHEMA_INVALID, message[:500], details={"type": type_name})
+            raise CallError(Code.SCHEMA_INVALID, f"{where}{place}: {error.message}"[:500], details={"type": type_name})
 
     def _validator(self, type_name: str, schema: Mapping[str, Any]) -> Any:
         from jsonschema.validators import validator_for
         from referencing import Registry
 
         # An explicit, empty registry: a schema never makes the kernel fetch something.
-        validator = validator_for(schema)(schema, registry=Registry())
+        kind = validator_for(schema)
+        kind.check_schema(schema)
+        validator = kind(schema, registry=Registry())
         return self._validators.setdefault(type_name, validator)
 
 
