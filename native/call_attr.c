@@ -271,8 +271,9 @@ static int64_t remove_xattr(struct ak_call *c, struct place at, uint64_t name_ad
 	char name[XATTR_NAME_MAX + 1];
 	struct ak_object object;
 	int error = read_xattr_name(c, name_addr, name);
-	if (error == 0)
-		error = changeable(c, at, 0, &object);
+	if (error < 0)
+		return error;
+	error = changeable(c, at, 0, &object);
 	if (error < 0)
 		return error;
 	if (removexattr(ak_proc_fd(object.fd).text, name) < 0)

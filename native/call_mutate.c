@@ -83,7 +83,7 @@ static void call_unlinkat(struct ak_call *c, struct ak_outcome *o)
 struct new_entry {
 	uint16_t op;
 	mode_t mode;            /* with S_IFMT */
-	const char *contents;   /* of a symlink */
+	const char *contents;   /* of a symlink, else NULL */
 };
 
 /* A directory or symlink that comes into being could stand where another call has just looked; hence the lock. */
@@ -95,7 +95,7 @@ static int make_entry(const struct ak_parent *p, const struct new_entry *e)
 	ak_names_lock();
 	if (S_ISDIR(e->mode))
 		r = mkdirat(p->fd, name, e->mode & ~S_IFMT);
-	else if (S_ISLNK(e->mode))
+	else if (e->contents)
 		r = symlinkat(e->contents, p->fd, name);
 	else
 		r = mknodat(p->fd, name, e->mode, 0);

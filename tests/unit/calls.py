@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import enforcer_run as e
+
 from akbox.linux.syscalls_table import GROUPS
 
 AT_FDCWD = -100

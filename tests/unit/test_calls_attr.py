@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 import calls
 import enforcer_run as e
+import pytest
 from calls import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Tree, dirty, inside, sys, unchanged
+
+from akbox._native import FLAG_STRICT_METADATA
 
 ATTR = (
     "chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat", "utime", "utimes", "futimesat",
@@ -27,9 +29,7 @@ NAME = b"user.akbox\0"
 
 def xattr_args(value: bytes, size: int, flags: int = 0) -> bytes:
     """struct xattr_args; `value` must outlive the call."""
-    import ctypes
-
-    return struct.pack("<QII", ctypes.cast(value, ctypes.c_void_p).value or 0, size, flags)
+    return struct.pack("<QII", ctypes.cast(ctypes.c_char_p(value), ctypes.c_void_p).value or 0, size, flags)
 
 
 @pytest.fixture
@@ -241,5 +241,5 @@ def test_strict_metadata_tells_nothing_of_hidden_names(tree: Tree) -> None:
             for name in ("out/h", "out/none")
         ]
 
-    got, _ = inside(tree, body, *ATTR, flags=e._native.FLAG_STRICT_METADATA)
+    got, _ = inside(tree, body, *ATTR, flags=FLAG_STRICT_METADATA)
     assert got == [(ENOENT,) * 5] * 2

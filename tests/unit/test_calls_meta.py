@@ -8,17 +8,18 @@ import struct
 import threading
 from pathlib import Path
 
-import pytest
-
 import calls
 import enforcer_run as e
+import pytest
 from calls import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Tree, dirty, inside, sys
+
+from akbox._native import FLAG_STRICT_METADATA
 
 META = (
     "stat", "lstat", "newfstatat", "statx", "access", "faccessat", "faccessat2", "readlink", "readlinkat", "statfs",
     "chdir", "getxattr", "lgetxattr", "getxattrat", "listxattr", "llistxattr", "listxattrat",
 )  # fmt: skip
-STRICT = e._native.FLAG_STRICT_METADATA
+STRICT = FLAG_STRICT_METADATA
 EACCES, ENOENT, EINVAL, ENOTDIR, EFAULT, ERANGE, ENODATA, EBADF = -13, -2, -22, -20, -14, -34, -61, -9
 NAME = b"user.akbox\0"
 IN_CREATE, IN_DELETE_SELF, IN_DONT_FOLLOW, IN_ONLYDIR = 0x100, 0x400, 0x02000000, 0x01000000
@@ -42,7 +43,7 @@ def test_watches_are_reads(tmp_path: Path, tree: Tree) -> None:
                 ("w", 0), ("r", IN_ONLYDIR), ("r/a", IN_ONLYDIR), ("w/none", 0), ("w/link", IN_DONT_FOLLOW),
                 ("out", 0), ("out/h", 0), ("w/secret", 0), ("w/link", 0),
             )
-        ] + [sys("inotify_add_watch", 999, t.b("w"), IN_CREATE), sys("inotify_add_watch", 0, t.b("w"), IN_CREATE)]  # fmt: skip
+        ] + [sys("inotify_add_watch", bad, t.b("w"), IN_CREATE) for bad in (999, 0)]  # fmt: skip
 
     twin = Tree(tmp_path / "bare")
     expected = calls.bare(lambda: body(twin))

@@ -9,18 +9,19 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-
 import calls
+import pytest
 from calls import Tree, dirty, inside, sys
 
 MISC = (
     "prctl", "kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal", "pidfd_open",
-    "prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr", "setpriority", "ioprio_set",
+    "prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr",
+    "setpriority", "ioprio_set",
 )  # fmt: skip
 EPERM, ESRCH, EINVAL, EBADF = -1, -3, -22, -9
 SET_DUMPABLE, SET_SECUREBITS, SET_MM, SUBREAPER, CAP_AMBIENT, SET_PTRACER = 4, 28, 35, 36, 47, 0x59616D61
 NOBODY = 0x3FFFFF
+QUEUED = struct.pack("<iii", 10, 0, -1).ljust(128, b"\0")  # siginfo_t with SI_QUEUE
 
 
 @pytest.fixture
@@ -52,8 +53,8 @@ ON_OTHERS: list[tuple[str, Callable[[int], int]]] = [
     ("tkill", lambda p: sys("tkill", dirty(p), signal.SIGKILL)),
     ("tgkill", lambda p: sys("tgkill", dirty(p), dirty(p), signal.SIGKILL)),
     ("tgkill with another group", lambda p: sys("tgkill", os.getpid(), p, signal.SIGKILL)),
-    ("rt_sigqueueinfo", lambda p: sys("rt_sigqueueinfo", dirty(p), signal.SIGUSR1, struct.pack("<iii", 10, 0, -1).ljust(128, b"\0"))),
-    ("rt_tgsigqueueinfo", lambda p: sys("rt_tgsigqueueinfo", p, p, signal.SIGUSR1, struct.pack("<iii", 10, 0, -1).ljust(128, b"\0"))),
+    ("rt_sigqueueinfo", lambda p: sys("rt_sigqueueinfo", dirty(p), signal.SIGUSR1, QUEUED)),
+    ("rt_tgsigqueueinfo", lambda p: sys("rt_tgsigqueueinfo", p, p, signal.SIGUSR1, QUEUED)),
     ("pidfd_open", lambda p: sys("pidfd_open", dirty(p), 0)),
     ("prlimit64", lambda p: sys("prlimit64", dirty(p), 7, struct.pack("<QQ", 10, 10), 0)),
     ("sched_setaffinity", lambda p: sys("sched_setaffinity", dirty(p), 8, struct.pack("<Q", 1))),
@@ -132,7 +133,8 @@ def test_nobody_is_nobody(tree: Tree) -> None:
     def body() -> list[int]:
         return [
             sys("kill", NOBODY, 0), sys("kill", dirty(-(2**31)), 0), sys("kill", -NOBODY, 0), sys("tkill", NOBODY, 0),
-            sys("tkill", dirty(-5), 0), sys("tgkill", 0, 0, 0), sys("rt_sigqueueinfo", -5, 10, bytes(128)) in (EPERM, ESRCH),
+            sys("tkill", dirty(-5), 0), sys("tgkill", 0, 0, 0),
+            sys("rt_sigqueueinfo", -5, 10, bytes(128)) in (EPERM, ESRCH),
             sys("prlimit64", NOBODY, 7, 0, 0), sys("setpriority", 0, NOBODY, 1), sys("setpriority", 7, 0, 1),
             sys("ioprio_set", 9, 0, 0), sys("pidfd_open", NOBODY, 0), sys("pidfd_open", -1, 0),
         ]  # fmt: skip

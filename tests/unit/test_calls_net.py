@@ -1,4 +1,4 @@
-"""connect, bind and listen under the enforcer: IP and unix sockets, with listeners on loopback that must hear nothing."""
+"""connect, bind and listen under the enforcer: IP and unix sockets, and loopback listeners that must hear nothing."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import calls
 import enforcer_run as e
+import pytest
 from calls import Tree, dirty, inside, sys
 
 NET = ("connect", "bind", "listen", "sendto", "sendmsg", "sendmmsg")

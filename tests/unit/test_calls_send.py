@@ -12,10 +12,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import calls
-import enforcer_run as e
+import pytest
 from calls import Tree, dirty, inside, sys
 from test_calls_net import LOOPBACK, NET, port_of, unix, v4, v6, with_net
 
@@ -57,10 +55,10 @@ class Message:
             ctypes.create_string_buffer(vec, max(len(vec), 1)),
             ctypes.create_string_buffer(control, max(len(control), 1)),
         )
-        self.header = struct.pack(
-            "<QI4xQQQQi4x", ctypes.addressof(self.name) if name else 0, len(name), ctypes.addressof(self._vec), len(data),
-            ctypes.addressof(self._control) if control else 0, len(control), 0,
-        )  # fmt: skip
+        name_at = ctypes.addressof(self.name) if name else 0
+        control_at = ctypes.addressof(self._control) if control else 0
+        vec_at = ctypes.addressof(self._vec)
+        self.header = struct.pack("<QI4xQQQQi4x", name_at, len(name), vec_at, len(data), control_at, len(control), 0)
 
 
 def sendmsg(fd: int, message: Message | int, flags: int) -> int:
