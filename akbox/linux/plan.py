@@ -70,7 +70,7 @@ def make_plan(request: Request) -> LaunchPlan:
     """Raises CannotRun: 125 for a host or policy that does not fit, 126/127 for the command."""
     if request.interposer not in INTERPOSERS:
         raise CannotRun(f"unknown interposer {request.interposer!r}", "use auto, ptrace or notify")
-    host = check_host(request.interposer, tuple(request.allow_degraded))
+    host = check_host(request.interposer, request.allow_degraded, request.state_dir)
     exec_path, grants = runtime_grants(request.argv, request.cwd, request.env, _runtime_mode(request.policy))
     policy = compile_policy(
         request.policy,
@@ -89,7 +89,7 @@ def make_plan(request: Request) -> LaunchPlan:
         arch=platform.machine(),
         strict_metadata=policy.fs_metadata == "strict",
         reads_in_kernel=level == "writes" and host.landlock and landlock.exact_for(READ),
-        traced=host.trace,
+        traced=host.authority_numbers,
         notify=host.notify,
         landlock=host.landlock,
         signals_scoped=host.signals_scoped,
@@ -149,11 +149,9 @@ def _trapped_bits(plan: FilterPlan) -> bytes:
 
 
 def _enforcer_flags(plan: FilterPlan, host: Host) -> int:
-    flags = 0
+    flags = _native.FLAG_EXEC_CONTINUE  # each image is verified by the tracer before its first instruction
     if plan.strict_metadata:
         flags |= _native.FLAG_STRICT_METADATA
-    if host.trace:  # the image is verified after the fact, before its first instruction
-        flags |= _native.FLAG_EXEC_CONTINUE
     if host.fds_by_pidfd:
         flags |= _native.FLAG_FDS_BY_PIDFD
     return flags
