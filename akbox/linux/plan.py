@@ -84,11 +84,13 @@ def make_plan(request: Request) -> LaunchPlan:
         ),
     )
     landlock = landlock_plan(policy, on_behalf=True)
-    level = request.audit_level or policy.audit.level
+    reads_in_kernel = _reads_in_kernel(request.audit_level or policy.audit.level, landlock, host)
+    if reads_in_kernel:
+        landlock = landlock_plan(policy, on_behalf=True, reads_in_kernel=True)
     plan = FilterPlan(
         arch=platform.machine(),
         strict_metadata=policy.fs_metadata == "strict",
-        reads_in_kernel=level == "writes" and host.landlock and landlock.exact_for(READ),
+        reads_in_kernel=reads_in_kernel,
         traced=host.authority_numbers,
         notify=host.notify,
         landlock=host.landlock,
@@ -146,6 +148,11 @@ def _trapped_bits(plan: FilterPlan) -> bytes:
         if not decision.always and nr < 512:
             bits[nr // 8] |= 1 << nr % 8
     return bytes(bits)
+
+
+def _reads_in_kernel(level: str | None, landlock: LandlockPlan, host: Host) -> bool:
+    """audit.level "writes": read-only opens are left to Landlock, if it holds every read rule exactly."""
+    return level == "writes" and host.landlock and landlock.exact_for(READ)
 
 
 def _enforcer_flags(plan: FilterPlan, host: Host) -> int:

@@ -95,10 +95,12 @@ def handled_bits(abi: int) -> int:
     return rights_bits(tuple(ACCESS_FS), abi)
 
 
-def landlock_plan(compiled: CompiledPolicy, *, on_behalf: bool) -> LandlockPlan:
-    """The plan for one run. `on_behalf`: the supervisor makes the opens and changes (notify), else the agent (ptrace
-    only)."""
-    table = RIGHTS_ON_BEHALF if on_behalf else RIGHTS
+def landlock_plan(compiled: CompiledPolicy, *, on_behalf: bool, reads_in_kernel: bool = False) -> LandlockPlan:
+    """The plan for one run. `on_behalf`: the supervisor makes the opens and changes, else the agent itself.
+    `reads_in_kernel`: but for read-only opens, which are the agent's own (only when `exact_for(READ)`)."""
+    table = dict(RIGHTS_ON_BEHALF if on_behalf else RIGHTS)
+    if reads_in_kernel:
+        table[READ] = RIGHTS[READ]
     rights: dict[tuple[str, bool], set[str]] = {}
     sources: dict[tuple[str, bool], set[int]] = {}
     covered: list[tuple[int, int]] = []
@@ -134,6 +136,8 @@ def _shape(segments: tuple[Segment, ...]) -> tuple[str, bool, str]:
     """(path, whether it is a tree, why that is wider than the pattern or "")."""
     depth = next((i for i, (kind, _) in enumerate(segments) if kind != LITERAL), len(segments))
     base = show(segments[:depth])
+    if segments[:2] == ((LITERAL, b"proc"), (LITERAL, b"self")):
+        return base, True, "each process's own directory has another name: widened to /proc"
     if depth == len(segments):
         return base, False, ""
     if segments[depth:] == ((STAR, b""),):
