@@ -99,9 +99,10 @@ def _filter_plan(compiled: CompiledPolicy) -> dict[str, list[str]]:
         strict_metadata=compiled.fs_metadata == "strict",
         reads_in_kernel=compiled.audit.level == "writes" and reads_exact,
     )
-    kinds: dict[str, list[str]] = {"go to the supervisor": [], "refused": [], "allowed": []}
+    judged, partly, refused, allowed = "judged by the supervisor", "refused for some arguments", "refused", "allowed"
+    kinds: dict[str, list[str]] = {judged: [], partly: [], refused: [], allowed: []}
     for call in decisions(plan).values():
-        kind = "allowed" if call.always else "refused" if call.errno else "go to the supervisor"
+        kind = allowed if call.always else judged if not call.errno else partly if call.rules else refused
         kinds[kind].append(call.name)
     return kinds
 

@@ -70,11 +70,13 @@ class Session:
                 failures.append(failure)
             self._post(_RUN_ENDED)
 
-        waiter = threading.Thread(target=wait, name="akbox-wait", daemon=True)
-        waiter.start()
-        while waiter.is_alive() or not (results or failures):
+        threading.Thread(target=wait, name="akbox-wait", daemon=True).start()
+        ended = False
+        while not ended:
             for number in self._next():
-                if number != _RUN_ENDED:
+                if number == _RUN_ENDED:
+                    ended = True
+                else:
                     self._handle(number, run, terminal)
         if terminal is not None:
             self._drain(terminal)
