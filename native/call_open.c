@@ -29,7 +29,7 @@
 #define REOPEN_FLAGS (O_ACCMODE | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC | O_DSYNC | O_DIRECT | O_DIRECTORY | O_NOATIME)
 #define HOW_PAGE 4096u
 #define LINKS_MAX 40
-#define RACES_MAX 16                    /* a name that comes and goes as often as this in one call is not an accident */
+#define RACES_MAX 100                   /* a name that comes and goes as often as this in one call is not an accident */
 
 struct request {
 	unsigned flags;                 /* O_*, checked */

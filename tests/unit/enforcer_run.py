@@ -1,7 +1,7 @@
 """A harness for the enforcer's tests: a forked child under a real seccomp filter, served by a real Enforcer.
 
-The child holds no capabilities, as an agent does, so that the notify threads (which give theirs up) may read its memory.
-There is no Landlock and no tracer here: what these tests see refused was refused by the enforcer alone.
+The child holds no capabilities, as an agent does, so that the notify threads, which give theirs up, may read its
+memory. There is no Landlock and no tracer here: what these tests see refused was refused by the enforcer alone.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def parse_events(data: bytes) -> Iterator[Event]:
     while at < len(data):
         size, op, decision, need, _, tgid, tid, nr, error, rule, missing, arg, n, n2 = EVENT.unpack_from(data, at)
         texts = data[at + EVENT.size : at + EVENT.size + n + n2]
-        yield Event(op, decision, need, tgid, tid, nr, error, rule, missing, arg, os.fsdecode(texts[:n]), os.fsdecode(texts[n:]))
+        yield Event(
+            op, decision, need, tgid, tid, nr, error, rule, missing, arg, os.fsdecode(texts[:n]), os.fsdecode(texts[n:])
+        )
         at += size
 
 
@@ -97,12 +99,18 @@ def read_text(path: str | Path) -> str:
 
 
 def _filter(trapped: tuple[int, ...], door: bool) -> bytes:
-    """USER_NOTIF for the numbers in `trapped` and, with `door`, for prctl options 0x414bXXXX; everything else allowed."""
+    """USER_NOTIF for the numbers in `trapped` and, with `door`, for prctl options 0x414bXXXX; the rest is allowed."""
     code: list[tuple[int, int, int, int]] = [(0x20, 0, 0, 4), (0x15, 1, 0, ARCH), (0x06, 0, 0, 0), (0x20, 0, 0, 0)]
     for nr in trapped:
         code += [(0x15, 0, 1, nr), (0x06, 0, 0, 0x7FC00000)]
     if door:
-        code += [(0x15, 0, 4, PRCTL), (0x20, 0, 0, 16), (0x54, 0, 0, 0xFFFF0000), (0x15, 0, 1, DOOR), (0x06, 0, 0, 0x7FC00000)]
+        code += [
+            (0x15, 0, 4, PRCTL),
+            (0x20, 0, 0, 16),
+            (0x54, 0, 0, 0xFFFF0000),
+            (0x15, 0, 1, DOOR),
+            (0x06, 0, 0, 0x7FC00000),
+        ]
     code += [(0x06, 0, 0, 0x7FFF0000)]
     return b"".join(struct.pack("<HBBI", *i) for i in code)
 
@@ -166,7 +174,9 @@ def compiled(policy: str, workdir: str) -> _native.Policy:
     return _native.Policy(compile_policy(parse(policy, syntax="toml", name="test"), context).blob)
 
 
-def make_policy(*, read: tuple[str, ...] = (), write: tuple[str, ...] = (), deny: tuple[str, ...] = (), **more: tuple[str, ...]) -> str:
+def make_policy(
+    *, read: tuple[str, ...] = (), write: tuple[str, ...] = (), deny: tuple[str, ...] = (), **more: tuple[str, ...]
+) -> str:
     """A policy with these [fs] patterns, plus what CPython itself reads."""
     libraries = ("/usr/**", "/lib/**", "/lib64/**", "/etc/**", f"{sys.prefix}/**", f"{sys.base_prefix}/**")
     lists = {"read": tuple(dict.fromkeys(libraries + read)), "write": write, "deny": deny, **more}
@@ -186,10 +196,9 @@ def launch(
     refusals: bytes = b"",
     threads: int = 2,
     ring_bytes: int = RING_BYTES,
-    drain: bool = True,
 ) -> Iterator[Run]:
     """Forks a child that will run `body` under the filter once start() is called, with an Enforcer that serves it. On
-    exit the child is killed, the enforcer stopped and the ring closed. With `drain` the ring is large enough or read."""
+    exit the child is killed, the enforcer stopped and the ring closed."""
     matcher = compiled(policy, workdir)
     go_r, go_w = os.pipe()
     up_r, up_w = os.pipe()
@@ -222,7 +231,9 @@ def launch(
             os.close(up_r)
 
 
-def _child(body: Callable[[], object], trapped: tuple[int, ...], door: bool, go: int, up: int, close: tuple[int, ...]) -> None:
+def _child(
+    body: Callable[[], object], trapped: tuple[int, ...], door: bool, go: int, up: int, close: tuple[int, ...]
+) -> None:
     try:
         for fd in close:
             os.close(fd)

@@ -61,7 +61,9 @@ def world(tmp_path: Path) -> World:
     return world
 
 
-def openat2(path: str | Path, flags: int, resolve: int = 0, mode: int = 0, dirfd: int = AT_FDCWD, size: int = 24) -> int:
+def openat2(
+    path: str | Path, flags: int, resolve: int = 0, mode: int = 0, dirfd: int = AT_FDCWD, size: int = 24
+) -> int:
     how = struct.pack("<QQQ", flags, mode, resolve).ljust(size, b"\0")
     return call(OPENAT2, dirfd & (2**64 - 1), os.fsencode(path), how, size)
 
@@ -70,7 +72,7 @@ def name(result: int) -> str:
     return errno.errorcode[-result] if result < 0 else "ok"
 
 
-# ---- what may be opened ------------------------------------------------------------------------------------------------
+# ---- what may be opened ----------------------------------------------------------------------------------------------
 
 
 def test_reading_and_writing_follow_the_policy(world: World) -> None:
@@ -120,7 +122,14 @@ def test_every_decision_has_an_event(world: World) -> None:
 
 
 def test_symlinks_are_judged_by_where_they_lead(world: World) -> None:
-    for link, target in {"l1": "secret", "c1": "c2", "c2": "c3", "c3": world.H, "good": "../R/a", "dir": "../R/sub"}.items():
+    for link, target in {
+        "l1": "secret",
+        "c1": "c2",
+        "c2": "c3",
+        "c3": world.H,
+        "good": "../R/a",
+        "dir": "../R/sub",
+    }.items():
         (world.W / link).symlink_to(target)
     os.symlink("loop", world.W / "loop")
 
@@ -151,11 +160,23 @@ def test_a_dangling_symlink_creates_only_where_it_leads(world: World) -> None:
 
 def test_other_spellings_are_the_same_file(world: World) -> None:
     spellings = [f"/{world.R}//a", f"{world.R}/./sub/../a", f"{world.W}/../R/a", f"/proc/self/root{world.R}/a"]
-    hidden = [f"/{world.H}", f"{world.R}/../H", f"/proc/self/root{world.H}", f"/proc/1/root{world.H}", f"/proc/thread-self/root{world.H}"]
+    hidden = [
+        f"/{world.H}",
+        f"{world.R}/../H",
+        f"/proc/self/root{world.H}",
+        f"/proc/1/root{world.H}",
+        f"/proc/thread-self/root{world.H}",
+    ]
 
     def body() -> object:
         os.chdir(world.R)
-        relative = [read_text("a"), read_text("./sub/b"), read_text("../H"), read_text("/proc/self/cwd/../H"), read_text("/proc/self/cwd/a")]
+        relative = [
+            read_text("a"),
+            read_text("./sub/b"),
+            read_text("../H"),
+            read_text("/proc/self/cwd/../H"),
+            read_text("/proc/self/cwd/a"),
+        ]
         return [read_text(p) for p in spellings], [read_text(p) for p in hidden], relative
 
     assert world.run(body) == (["readable"] * 4, ["EACCES"] * 5, ["readable", "below", "EACCES", "EACCES", "readable"])
@@ -204,7 +225,7 @@ def test_a_removed_link_to_a_denied_file_stays_denied(world: World) -> None:
     assert world.run(body) == "EACCES"
 
 
-# ---- errors are the kernel's -------------------------------------------------------------------------------------------
+# ---- errors are the kernel's -----------------------------------------------------------------------------------------
 
 
 def test_errors_are_those_of_a_bare_run(world: World) -> None:
@@ -217,14 +238,31 @@ def test_errors_are_those_of_a_bare_run(world: World) -> None:
     def body() -> object:
         w, flags = str(world.W), os.O_RDONLY
         tries: list[tuple[object, int]] = [
-            (f"{w}/file/x", flags), (f"{w}/file/", flags), (f"{w}/d/", flags), (f"{w}/none/x", flags), ("", flags),
-            (f"{w}/{long_name}", flags), (long_path, flags), (f"{w}/d", os.O_WRONLY), (f"{w}/d", os.O_CREAT),
-            (f"{w}/none/", os.O_CREAT | os.O_WRONLY), (f"{w}/d/.", os.O_CREAT), (f"{w}/..", os.O_CREAT | os.O_WRONLY),
-            (f"{w}/file", os.O_DIRECTORY), (f"{w}/link", os.O_NOFOLLOW), (f"{w}/link", os.O_NOFOLLOW | os.O_DIRECTORY),
-            (f"{w}/file", os.O_CREAT | os.O_EXCL), (f"{w}/sock", os.O_RDWR), (f"{w}/file", os.O_CREAT | os.O_DIRECTORY),
-            (f"{w}/none", os.O_CREAT | os.O_DIRECTORY), (f"{w}/d", os.O_TMPFILE), (f"{w}/file", os.O_TMPFILE | os.O_RDWR),
-            (f"{w}/file", os.O_PATH | os.O_CREAT), (f"{w}/link/", flags), (f"{w}/file", 3),
-        ]  # fmt: skip
+            (f"{w}/file/x", flags),
+            (f"{w}/file/", flags),
+            (f"{w}/d/", flags),
+            (f"{w}/none/x", flags),
+            ("", flags),
+            (f"{w}/{long_name}", flags),
+            (long_path, flags),
+            (f"{w}/d", os.O_WRONLY),
+            (f"{w}/d", os.O_CREAT),
+            (f"{w}/none/", os.O_CREAT | os.O_WRONLY),
+            (f"{w}/d/.", os.O_CREAT),
+            (f"{w}/..", os.O_CREAT | os.O_WRONLY),
+            (f"{w}/file", os.O_DIRECTORY),
+            (f"{w}/link", os.O_NOFOLLOW),
+            (f"{w}/link", os.O_NOFOLLOW | os.O_DIRECTORY),
+            (f"{w}/file", os.O_CREAT | os.O_EXCL),
+            (f"{w}/sock", os.O_RDWR),
+            (f"{w}/file", os.O_CREAT | os.O_DIRECTORY),
+            (f"{w}/none", os.O_CREAT | os.O_DIRECTORY),
+            (f"{w}/d", os.O_TMPFILE),
+            (f"{w}/file", os.O_TMPFILE | os.O_RDWR),
+            (f"{w}/file", os.O_PATH | os.O_CREAT),
+            (f"{w}/link/", flags),
+            (f"{w}/file", 3),
+        ]
         return [name(call(OPENAT, AT_FDCWD & (2**64 - 1), os.fsencode(p), f, 0o600)) for p, f in tries]  # type: ignore[arg-type]
 
     assert world.run(body) == body()
@@ -267,7 +305,7 @@ def test_garbage_in_the_upper_half_of_int_arguments_changes_nothing(world: World
     assert world.run(body) == ("ok", "EACCES")
 
 
-# ---- openat2 -----------------------------------------------------------------------------------------------------------
+# ---- openat2 ---------------------------------------------------------------------------------------------------------
 
 
 def test_openat2_is_judged_and_its_flags_are_kept(world: World) -> None:
@@ -278,14 +316,27 @@ def test_openat2_is_judged_and_its_flags_are_kept(world: World) -> None:
     def body() -> object:
         here = os.open(world.R, os.O_PATH)
         tries = [
-            openat2(world.R / "a", 0), openat2(world.H, 0), openat2(world.R / "abs", 0, NO_SYMLINKS),
-            openat2("abs", 0, BENEATH, dirfd=here), openat2("up", 0, BENEATH, dirfd=here), openat2("a", 0, BENEATH, dirfd=here),
-            openat2("/a", 0, BENEATH, dirfd=here), openat2("/a", 0, IN_ROOT, dirfd=here), openat2("../../a", 0, IN_ROOT, dirfd=here),
-            openat2("magic", 0, NO_MAGICLINKS, dirfd=here), openat2("magic", 0, dirfd=here), openat2("/proc/self/comm", 0, NO_XDEV),
-            openat2(world.R / "a", 0, 64), openat2(world.R / "a", 1 << 40), openat2(world.R / "a", 0, mode=0o600),
-            openat2(world.R / "a", 0, size=16), openat2(world.R / "a", 0, size=4097), openat2(world.R / "a", 0, size=64),
-            openat2(world.R / "a", 0, BENEATH | IN_ROOT), openat2(world.R / "a", os.O_CREAT, mode=0o10000),
-        ]  # fmt: skip
+            openat2(world.R / "a", 0),
+            openat2(world.H, 0),
+            openat2(world.R / "abs", 0, NO_SYMLINKS),
+            openat2("abs", 0, BENEATH, dirfd=here),
+            openat2("up", 0, BENEATH, dirfd=here),
+            openat2("a", 0, BENEATH, dirfd=here),
+            openat2("/a", 0, BENEATH, dirfd=here),
+            openat2("/a", 0, IN_ROOT, dirfd=here),
+            openat2("../../a", 0, IN_ROOT, dirfd=here),
+            openat2("magic", 0, NO_MAGICLINKS, dirfd=here),
+            openat2("magic", 0, dirfd=here),
+            openat2("/proc/self/comm", 0, NO_XDEV),
+            openat2(world.R / "a", 0, 64),
+            openat2(world.R / "a", 1 << 40),
+            openat2(world.R / "a", 0, mode=0o600),
+            openat2(world.R / "a", 0, size=16),
+            openat2(world.R / "a", 0, size=4097),
+            openat2(world.R / "a", 0, size=64),
+            openat2(world.R / "a", 0, BENEATH | IN_ROOT),
+            openat2(world.R / "a", os.O_CREAT, mode=0o10000),
+        ]
         return [name(fd) for fd in tries]
 
     inside, outside = world.run(body), body()
@@ -303,7 +354,7 @@ def test_openat2_refuses_what_it_does_not_know_in_a_longer_struct(world: World) 
     assert world.run(body) == body() == "E2BIG"
 
 
-# ---- creating ----------------------------------------------------------------------------------------------------------
+# ---- creating --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o000, 0o027])
@@ -365,27 +416,37 @@ def test_the_agents_own_limit_is_the_agents_error(world: World) -> None:
     assert world.run(body) == ("EMFILE", 39)
 
 
-# ---- its own /proc and descriptors ---------------------------------------------------------------------------------------
+# ---- its own /proc and descriptors -----------------------------------------------------------------------------------
 
 
 def test_proc_self_is_the_agents(world: World) -> None:
     def body() -> object:
         status = read_text("/proc/self/status")
         thread = read_text("/proc/thread-self/status")
-        other = [read_text(p) for p in (f"/proc/{os.getppid()}/status", f"/proc/{os.getppid()}/environ", "/proc/1/cmdline")]
+        other = [
+            read_text(p) for p in (f"/proc/{os.getppid()}/status", f"/proc/{os.getppid()}/environ", "/proc/1/cmdline")
+        ]
         by_number = read_text(f"/proc/{os.getpid()}/comm")
         child = os.fork()
         if child == 0:
             os._exit(0 if read_text(f"/proc/{os.getppid()}/comm") == by_number else 1)
         children = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        return f"Pid:\t{os.getpid()}\n" in status, f"Pid:\t{os.getpid()}\n" in thread, other, by_number.endswith("\n"), children
+        return (
+            f"Pid:\t{os.getpid()}\n" in status,
+            f"Pid:\t{os.getpid()}\n" in thread,
+            other,
+            by_number.endswith("\n"),
+            children,
+        )
 
     assert world.run(body) == (True, True, ["EACCES"] * 3, True, 0)
 
 
 def test_own_memory_cannot_be_written_through_proc(world: World) -> None:
     def body() -> object:
-        return errno_of(lambda: os.open("/proc/self/mem", os.O_RDWR)), errno_of(lambda: os.open(f"/proc/self/task/{os.getpid()}/mem", os.O_WRONLY))
+        return errno_of(lambda: os.open("/proc/self/mem", os.O_RDWR)), errno_of(
+            lambda: os.open(f"/proc/self/task/{os.getpid()}/mem", os.O_WRONLY)
+        )
 
     assert world.run(body, write=("/proc/self/**",)) == ("EACCES", "EACCES")
 
@@ -393,33 +454,31 @@ def test_own_memory_cannot_be_written_through_proc(world: World) -> None:
 def test_standard_streams_can_be_opened_by_name(world: World) -> None:
     """Held open already, so nothing is gained: no rule is needed, but only for the access that is held."""
     log = world.base / "log"
-
-    def body() -> object:
-        out = os.open(log, os.O_WRONLY)
-        r, w = os.pipe()
-        return [errno_of(lambda p=p, f=f: os.open(p, f)) for p, f in [
-            (f"/dev/fd/{out}", os.O_WRONLY), (f"/proc/self/fd/{out}", os.O_WRONLY | os.O_APPEND), (f"/dev/fd/{out}", os.O_RDONLY),
-            (f"/dev/fd/{out}", os.O_RDWR), (f"/dev/fd/{w}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), (f"/dev/fd/{r}", os.O_RDONLY),
-            (f"/dev/fd/{r}", os.O_RDWR), ("/dev/fd/99", os.O_RDONLY),
-        ]]  # fmt: skip
-
     log.write_text("")
     fd = os.open(log, os.O_WRONLY)
     os.set_inheritable(fd, True)
 
-    def inherited() -> object:
+    def body() -> object:
         r, w = os.pipe()
-        return [errno_of(lambda p=p, f=f: os.open(p, f)) for p, f in [
-            (f"/dev/fd/{fd}", os.O_WRONLY), (f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_APPEND), (f"/dev/fd/{fd}", os.O_RDONLY),
-            (f"/dev/fd/{fd}", os.O_RDWR), (f"/dev/fd/{w}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), (f"/dev/fd/{r}", os.O_RDONLY),
-            (f"/dev/fd/{r}", os.O_RDWR), ("/dev/fd/99", os.O_RDONLY),
-        ]]  # fmt: skip
+        return [
+            errno_of(lambda p=p, f=f: os.open(p, f))
+            for p, f in [
+                (f"/dev/fd/{fd}", os.O_WRONLY),
+                (f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_APPEND),
+                (f"/dev/fd/{fd}", os.O_RDONLY),
+                (f"/dev/fd/{fd}", os.O_RDWR),
+                (f"/dev/fd/{w}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+                (f"/dev/fd/{r}", os.O_RDONLY),
+                (f"/dev/fd/{r}", os.O_RDWR),
+                ("/dev/fd/99", os.O_RDONLY),
+            ]
+        ]
 
     try:
-        assert world.run(inherited) == ["ok", "ok", "EACCES", "EACCES", "ok", "ok", "EACCES", "ENOENT"]
+        assert world.run(body) == ["ok", "ok", "EACCES", "EACCES", "ok", "ok", "EACCES", "ENOENT"]
     finally:
         os.close(fd)
-    assert body  # the same without an inherited descriptor needs a rule:
+    # The same without an inherited descriptor needs a rule:
     assert world.run(lambda: errno_of(lambda: os.open(log, os.O_WRONLY))) == "EACCES"
 
 
@@ -437,11 +496,16 @@ def test_devices(world: World) -> None:
     assert world.run(body) == ["ok", "ok", "ok", "EACCES", "ENXIO"]
 
 
-# ---- executing ---------------------------------------------------------------------------------------------------------
+# ---- executing -------------------------------------------------------------------------------------------------------
 
 
 def test_exec_is_judged_with_the_interpreter(world: World) -> None:
-    scripts = {"good": "#!/usr/bin/env true\n", "bad": f"#!{world.W}/interp\n", "interp": "#!/usr/bin/true\n", "plain": "data"}
+    scripts = {
+        "good": "#!/usr/bin/env true\n",
+        "bad": f"#!{world.W}/interp\n",
+        "interp": "#!/usr/bin/true\n",
+        "plain": "data",
+    }
     for file, text in scripts.items():
         (world.W / file).write_text(text)
         (world.W / file).chmod(0o755)
@@ -463,8 +527,15 @@ def test_exec_is_judged_with_the_interpreter(world: World) -> None:
         names = ("good", "bad", "noexec", "none", "plain", "self")
         return [try_exec("/usr/bin/true"), try_exec("/usr/bin/id"), *(try_exec(f"{world.W}/{n}") for n in names)]
 
-    executables = ("/usr/bin/true", "/usr/bin/env", str(world.W / "good"), str(world.W / "bad"), str(world.W / "plain"),
-                   str(world.W / "self"), str(world.W / "noexec"))  # fmt: skip
+    executables = (
+        "/usr/bin/true",
+        "/usr/bin/env",
+        str(world.W / "good"),
+        str(world.W / "bad"),
+        str(world.W / "plain"),
+        str(world.W / "self"),
+        str(world.W / "noexec"),
+    )
     seen, events = world.run_events(body, exec=executables)
     assert seen == ["ok", "EACCES", "ok", "EACCES", "EACCES", "ENOENT", "ENOEXEC", "ELOOP"]
     refused = [e.target for e in events if e.op == 0x300 and e.decision == 0]
@@ -474,12 +545,18 @@ def test_exec_is_judged_with_the_interpreter(world: World) -> None:
 
 
 def test_memfds_and_dynamic_linkers_are_not_run(world: World) -> None:
-    linker = os.path.realpath("/lib64/ld-linux-x86-64.so.2" if sys.maxsize and os.uname().machine == "x86_64" else "/lib/ld-linux-aarch64.so.1")
+    linker = os.path.realpath(
+        "/lib64/ld-linux-x86-64.so.2"
+        if sys.maxsize and os.uname().machine == "x86_64"
+        else "/lib/ld-linux-aarch64.so.1"
+    )
 
     def body() -> object:
         memfd = os.memfd_create("x")
         os.write(memfd, Path("/usr/bin/true").read_bytes())
         argv = (0).to_bytes(8, "little")
-        return name(call(EXECVEAT, memfd, b"", argv, argv, 0x1000)), errno_of(lambda: os.execv(linker, [linker, "/usr/bin/true"]))
+        return name(call(EXECVEAT, memfd, b"", argv, argv, 0x1000)), errno_of(
+            lambda: os.execv(linker, [linker, "/usr/bin/true"])
+        )
 
     assert world.run(body, exec=("/usr/**", "/lib/**")) == ("EACCES", "EACCES")

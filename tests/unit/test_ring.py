@@ -20,7 +20,7 @@ class Rig:
     """A ring and the file it lies in."""
 
     def __init__(self) -> None:
-        self.file = tempfile.TemporaryFile()
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by the fixture)
         self.ring = _native.Ring(self.file.fileno(), SIZE, RUN)
 
     def put(self, target: bytes, target2: bytes = b"", arg: int = 0) -> None:
@@ -87,7 +87,10 @@ def test_targets_are_cut_at_4095_bytes(rig: Rig) -> None:
 
 def test_a_full_ring_makes_writers_wait_and_loses_nothing(rig: Rig) -> None:
     count = 2000
-    writers = [threading.Thread(target=lambda w=w: [rig.put(b"/" + b"x" * 200, arg=w * count + i) for i in range(count)]) for w in range(3)]
+    writers = [
+        threading.Thread(target=lambda w=w: [rig.put(b"/" + b"x" * 200, arg=w * count + i) for i in range(count)])
+        for w in range(3)
+    ]
     for writer in writers:
         writer.start()
     seen: list[int] = []
