@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <linux/openat2.h>
+
 static pthread_mutex_t names = PTHREAD_MUTEX_INITIALIZER;
 
 void ak_names_lock(void)
@@ -30,12 +32,25 @@ bool ak_nameless(const struct ak_object *object)
 	return (object->flags & AK_ANONYMOUS) && (object->path[0] != '/' || strncmp(object->path, "/memfd:", 7) == 0);
 }
 
-/* ENOTDIR, ELOOP or EACCES on the way through a hidden directory would tell what is in it. The longest part of the path
- * that resolves decides. */
-static int hide_error(struct ak_call *c, int dirfd, char *path, int error)
+/* Is a symlink part of the path? Then the error may be about any place that the agent lets it lead to. */
+static bool has_symlink(struct ak_call *c, int dirfd, const char *path, int error)
 {
-	if (!ak_strict(c) || error == -ENOENT)
+	struct ak_object o;
+	int base = path[0] == '/' ? AT_FDCWD : ak_task_base(c, dirfd);
+	int again = ak_resolve_from(c, base, path, 0, RESOLVE_NO_SYMLINKS, &o);
+	if (again == 0)
+		ak_object_close(&o);
+	if (base >= 0)
+		close(base);
+	return again != error || error == -ELOOP;
+}
+
+int ak_hide_error(struct ak_call *c, int dirfd, char *path, int error)
+{
+	if (!ak_strict(c) || (error != -ENOTDIR && error != -EACCES && error != -ELOOP))
 		return error;
+	if (has_symlink(c, dirfd, path, error))
+		return -ENOENT;
 	for (char *cut = strrchr(path, '/'); cut && cut != path; cut = strrchr(path, '/')) {
 		struct ak_object part;
 		*cut = 0;
@@ -56,7 +71,7 @@ int ak_object_arg(struct ak_call *c, uint16_t op, int dirfd, uint64_t addr, unsi
 		return (int)len;
 	int error = ak_resolve(c, dirfd, path, flags, out);
 	if (error < 0)
-		return hide_error(c, dirfd, path, error);
+		return ak_hide_error(c, dirfd, path, error);
 	if ((out->flags & AK_ANONYMOUS) || !ak_hidden(c, out->path, out->len))
 		return 0;
 	error = ak_record(c, op, AK_DENY, 0, AK_NO_RULE, 0, ENOENT, 0, out->path, NULL);
@@ -71,7 +86,7 @@ int ak_parent_arg(struct ak_call *c, int dirfd, uint64_t addr, struct ak_parent 
 	if (len < 0)
 		return (int)len;
 	int error = ak_resolve_parent(c, dirfd, path, out);
-	return error < 0 ? hide_error(c, dirfd, path, error) : 0;
+	return error < 0 ? ak_hide_error(c, dirfd, path, error) : 0;
 }
 
 int ak_object_of_fd(struct ak_call *c, int fd, bool path_only, struct ak_object *out)

@@ -47,6 +47,11 @@ bool ak_nameless(const struct ak_object *object);
 int ak_object_arg(struct ak_call *c, uint16_t op, int dirfd, uint64_t addr, unsigned flags, struct ak_object *out);
 int ak_parent_arg(struct ak_call *c, int dirfd, uint64_t addr, struct ak_parent *out);
 
+/* The errno of a look-up that failed, as a strict agent may see it: ENOTDIR, ELOOP or EACCES on the way through a hidden
+ * directory would tell what is in it, so they become ENOENT. The longest part of `path` that resolves decides; `path` is
+ * cut in the process. */
+int ak_hide_error(struct ak_call *c, int dirfd, char *path, int error);
+
 /* What the agent's descriptor refers to. -EBADF for an O_PATH descriptor unless `path_only` ones will do. */
 int ak_object_of_fd(struct ak_call *c, int fd, bool path_only, struct ak_object *out);
 

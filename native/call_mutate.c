@@ -221,6 +221,12 @@ static int judge_rename(struct ak_call *c, const struct rename *r)
 	return error;
 }
 
+static bool removed(const struct ak_parent *p)
+{
+	struct stat st;
+	return fstat(p->fd, &st) == 0 && st.st_nlink == 0;
+}
+
 static bool became_directory(const struct ak_parent *p, bool judged_as_directory)
 {
 	struct stat st;
@@ -234,7 +240,9 @@ static int carry_out_rename(const struct rename *r)
 	struct leaf from, to;
 	int result = CHANGED;
 	ak_names_lock();
-	if (ak_keeps_name(r->from.fd, r->from.path, r->from.dir_len) &&
+	if (removed(&r->from) || removed(&r->to))
+		result = -ENOENT;
+	else if (ak_keeps_name(r->from.fd, r->from.path, r->from.dir_len) &&
 	    ak_keeps_name(r->to.fd, r->to.path, r->to.dir_len) &&
 	    !became_directory(&r->from, r->from_dir) &&
 	    !((r->flags & RENAME_EXCHANGE) && became_directory(&r->to, r->to_dir)))
@@ -322,7 +330,9 @@ static int carry_out_link(const struct ak_object *from, const struct ak_parent *
 	struct leaf leaf;
 	int result = CHANGED;
 	ak_names_lock();
-	if (((from->flags & AK_ANONYMOUS) || ak_keeps_name(from->fd, from->path, from->len)) &&
+	if (removed(to))
+		result = -ENOENT;
+	else if (((from->flags & AK_ANONYMOUS) || ak_keeps_name(from->fd, from->path, from->len)) &&
 	    ak_keeps_name(to->fd, to->path, to->dir_len))
 		result = linkat(AT_FDCWD, ak_proc_fd(from->fd).text, to->fd, leaf_name(to, &leaf), AT_SYMLINK_FOLLOW) < 0 ?
 				 -errno : 0;

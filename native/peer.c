@@ -191,13 +191,13 @@ static struct ak_verdict judge_unix(struct ak_call *c, const struct ak_object *o
 	return v;
 }
 
-static int peer_unix_path(struct ak_call *c, const char *path, struct ak_peer *p)
+static int peer_unix_path(struct ak_call *c, char *path, struct ak_peer *p)
 {
 	struct ak_object o;
 	struct sockaddr_un *un = (struct sockaddr_un *)&p->addr;
 	int error = ak_resolve(c, AT_FDCWD, path, 0, &o);
 	if (error < 0)
-		return error;
+		return ak_hide_error(c, AT_FDCWD, path, error);
 	memset(un, 0, sizeof *un);
 	un->sun_family = AF_UNIX;
 	snprintf(un->sun_path, sizeof un->sun_path, "%s", ak_proc_fd(o.fd).text);

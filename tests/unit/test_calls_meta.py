@@ -97,11 +97,11 @@ def looks(t: Tree, name: str) -> list[int]:
 
 def test_hidden_names_do_not_exist(tree: Tree) -> None:
     """Whether out/h is there or not, a file or a directory, nothing differs."""
-    (tree.root / "w/to-out").symlink_to(tree.root / "out/h")
-    got, events = inside(
-        tree, lambda: [looks(tree, n) for n in ("out/h", "out/none", "out", "out/h/x")], *META, flags=STRICT
-    )
-    assert got == [[ENOENT] * len(got[0])] * 4
+    (tree.root / "w/into-file").symlink_to(tree.root / "out/h/x")
+    (tree.root / "w/into-none").symlink_to(tree.root / "out/none/x")
+    names = ("out/h", "out/none", "out", "out/h/x", "w/into-file/y", "w/into-none/y")
+    got, events = inside(tree, lambda: [looks(tree, n) for n in names], *META, flags=STRICT)
+    assert got == [[ENOENT] * len(got[0])] * len(names)
     assert {(v.op, v.decision, v.error) for v in events if "/out" in v.target} == {(0x105, 0, 2)}
 
 

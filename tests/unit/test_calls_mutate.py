@@ -410,3 +410,19 @@ def test_a_directory_put_in_a_files_place_is_judged_as_one(tree: Tree) -> None:
     got, _ = inside(tree, body, *MUTATE, policy=policy)
     assert got[1] == 0
     assert got[0] > 0
+
+
+def test_names_in_a_removed_directory(tmp_path: Path) -> None:
+    def body(t: Tree) -> list[int]:
+        os.chdir(t.root / "w/sub")
+        os.rmdir(t.root / "w/sub")
+        return [
+            at("mkdirat", b"x", 0o777),
+            sys("renameat2", AT_FDCWD, t.b("w/ok"), AT_FDCWD, b"x", 0),
+            sys("linkat", AT_FDCWD, t.b("w/ok"), AT_FDCWD, b"x", 0),
+            sys("symlinkat", b"ok", AT_FDCWD, b"x"),
+        ]
+
+    twin, real = Tree(tmp_path / "bare"), Tree(tmp_path / "boxx")
+    assert calls.bare(lambda: body(twin)) == [ENOENT] * 4
+    assert inside(real, lambda: body(real), *MUTATE)[0] == [ENOENT] * 4
