@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import fields, replace
 
 from akbox.cli.output import EXIT_CANNOT, Failure, did_you_mean, key_values
 from akbox.cli.trust import discover, is_trusted
 from akbox.rundir import state_root
 
 if TYPE_CHECKING:
-    from msgspec import Struct
-
     from akbox.policy.check import PolicyError
     from akbox.policy.model import Policy
 
@@ -24,8 +24,7 @@ COMMAND_LINE = "command line"
 _GLOB = frozenset("*?[")
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """A loaded policy and, in words, where it is from ("preset default", "/src/akbox.toml")."""
 
     policy: Policy
@@ -33,8 +32,7 @@ class Choice:
     found: bool = False
 
 
-@dataclass
-class Extra:
+class Extra(Struct, frozen=True):
     """What `akbox run` was given beside the policy; every item widens it or sets a number."""
 
     read: Sequence[str] = ()
@@ -44,7 +42,6 @@ class Extra:
     budget: Sequence[str] = ()
     limit: Sequence[str] = ()
     audit: str | None = None
-    document: dict[str, object] = field(default_factory=dict)
 
     def is_empty(self) -> bool:
         return not (self.read or self.write or self.connect or self.env or self.budget or self.limit or self.audit)
@@ -161,14 +158,11 @@ def merge(policy: Policy, extra: Extra, cwd: Path) -> Policy:
     return _union(policy, added)
 
 
-S = TypeVar("S", bound="Struct")
+S = TypeVar("S", bound=Struct)
 
 
 def _union(base: S, added: S) -> S:
     """Lists joined, tables merged, and a single value of the command line before that of the policy."""
-    from msgspec import Struct
-    from msgspec.structs import fields, replace
-
     changes: dict[str, object] = {}
     for name in (f.name for f in fields(base)):
         old, new = getattr(base, name), getattr(added, name)

@@ -7,13 +7,13 @@ them in the common case, and run.py makes the click command of the same table fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from akbox.cli.output import EXIT_USAGE, Failure, did_you_mean
 
 
-@dataclass(frozen=True)
-class Flag:
+class Flag(Struct, frozen=True):
     """One option. `many`: repeatable, the value is a tuple. `switch`: no value. `least`: a number, at least this."""
 
     name: str

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from akbox.cli.choose import Choice, Extra, choose, merge
 from akbox.cli.flags import Flag, UsageError, Values, parse
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 NAME_LENGTH_MAX = 64
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Struct, frozen=True):
     """How the run is made, beside its policy."""
 
     command: tuple[str, ...]

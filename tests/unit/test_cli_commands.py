@@ -70,7 +70,7 @@ def test_the_command_line_starts_light() -> None:
     """Imports are start-up time: `run` loads neither click nor rich, and a usage error no kernel."""
     code = (
         "import sys; from akbox.cli.main import main; sys.argv = ['akbox', 'run', '-q', '-v', 'x']; main()\n"
-        "heavy = {'click', 'rich', 'msgspec', 'cryptography', 'sqlite3', 'asyncio', 'akbox._native'}\n"
+        "heavy = {'click', 'rich', 'cryptography', 'sqlite3', 'asyncio', 'akbox._native'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
