@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 @click.command(short_help="Try what this host can hold.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def doctor(as_json: bool) -> int:
-    """Try, in a child that is thrown away, everything a run builds on. Exit 0 only if the default policy can be held."""
+    """Try, in a throw-away child, everything that a run builds on.
+
+    Exit 0 only if the default policy can be held on this host.
+    """
     from akbox.linux.errors import CannotRun
     from akbox.linux.hostcheck import check_host
     from akbox.linux.probe import HostReport, ProbeError, probe
