@@ -179,7 +179,7 @@ class Sandbox:
             "akbox": __version__,
             "argv": list(argv),
             "cwd": plan.cwd,
-            "name": self._name,
+            "run_name": self._name,  # not "name": that key is the entry's own and is hashed with the request
             "interposer": {"ptrace": plan.filter.traced, "notify": plan.filter.notify},
             "degraded": list(plan.degraded),
         }

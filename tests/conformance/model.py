@@ -70,7 +70,7 @@ class Case:
     needs_root: bool = False  # what it prepares only root can make; not part of a kit run by somebody else
     changes: tuple[str, ...] = ()  # guarded places that the case may change after all
     terminal: bool = False  # standard input is a terminal of its own
-    timeout_s: float = 60
+    timeout_s: float = 30
 
 
 def sh(script: str) -> tuple[str, ...]:
