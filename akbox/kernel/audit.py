@@ -130,12 +130,10 @@ class AuditLog:
         with self._lock:
             self._renderer = EventRenderer(self.run_id, rules)
 
-    def append_events(
-        self, events: Iterable[Event], agent: bytes, *, merge: bool = True
-    ) -> tuple[int, list[Event]]:
-        """Appends ring events in one write, floods of equal denials merged. Returns the number of the last entry and the
-        events that became entries, of which it is the last. With `merge`, what is merged reaches the log within a second of the next call of this
-        or of `tick`, and is kept on disk meanwhile."""
+    def append_events(self, events: Iterable[Event], agent: bytes, *, merge: bool = True) -> tuple[int, list[Event]]:
+        """Appends ring events in one write, floods of equal denials merged. Returns the number of the last entry and
+        the events that became entries, of which it is the last. With `merge`, what is merged reaches the log within a
+        second of the next call of this or of `tick`, and is kept on disk meanwhile."""
         with self._lock:
             self._check()
             admitted = self._flood.admit(events) if merge else list(events)

@@ -1,7 +1,8 @@
-"""Budgets: a tree of ledgers, one per agent. Reserve, then settle or release; never negative, never past a limit (INV-3).
+"""Budgets: a tree of ledgers, one per agent. Reserve, then settle or release; never negative, never past a limit
+(INV-3).
 
-Amounts are whole numbers below 2^64 in the unit of the name (`usd` in millionths of a dollar). All ledgers of a tree share
-one lock, so that a reservation is taken in a child and in every ledger above it, or nowhere.
+Amounts are whole numbers below 2^64 in the unit of the name (`usd` in millionths of a dollar). All ledgers of a tree
+share one lock, so that a reservation is taken in a child and in every ledger above it, or nowhere.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Ledger:
             if limit is not None:
                 _checked(limit)
         self._parent = parent
-        self._lock: threading.RLock = threading.RLock() if parent is None else parent._lock  # type: ignore[assignment]
+        self._lock: threading.RLock = threading.RLock() if parent is None else parent._lock
         self._accounts = {name: Account(limits.get(name)) for name in NAMES}
         self._share: Reservation | None = None  # of a child: what it holds of its parent
         self._overrun: dict[str, int] = {}
@@ -86,7 +87,8 @@ class Ledger:
 
     def settle(self, reservation: Reservation, actual: Mapping[str, int] | None = None) -> None:
         """Turns a reservation into use: `actual` amounts where given, the whole of it else. What was used beyond the
-        reservation is taken too, as far as there is any; the rest is kept as an overrun and the name counts as exceeded."""
+        reservation is taken too, as far as there is any; the rest is kept as an overrun and the name counts as
+        exceeded."""
         with self._lock:
             self._take_back(reservation)
             for name, amount in (reservation.amounts if actual is None else actual).items():

@@ -18,7 +18,8 @@ class CanonicalError(ValueError):
 
 
 def canonical(value: Any) -> bytes:
-    """The RFC 8785 serialisation of dicts with str keys, lists, str, int, float, bool and None. Raises CanonicalError."""
+    """The RFC 8785 serialisation of dicts with str keys, lists, str, int, float, bool and None. Raises
+    CanonicalError."""
     out: list[bytes] = []
     try:
         _write(value, out)

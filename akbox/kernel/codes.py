@@ -87,7 +87,8 @@ REFUSALS = frozenset(c for c in Code if -4399 <= c <= -4100)
 
 
 class CallError(Exception):
-    """An authority call that ends in an error reply. `stage` names the stage when it is not the one that was running."""
+    """An authority call that ends in an error reply. `stage` names the stage when it is not the one that was
+    running."""
 
     def __init__(
         self,

@@ -55,7 +55,8 @@ class Denial(msgspec.Struct, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """An authority call's answer: errno 0 and the body, or a positive errno and the error body (JSON, not terminated)."""
+    """An authority call's answer: errno 0 and the body, or a positive errno and the error body (JSON, not
+    terminated)."""
 
     errno: int
     body: bytes

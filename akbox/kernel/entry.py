@@ -74,7 +74,9 @@ def trace_id(run: bytes, seq: int) -> str:
 
 
 def render(draft: Draft, *, seq: int, run: bytes, prev: bytes) -> tuple[bytes, bytes]:
-    """The entry's line (with its newline) and its this_hash. Raises CanonicalError for values that have no exact form."""
+    """The entry's line (with its newline) and its this_hash. Raises CanonicalError for values that have no exact
+    form."""
+    ts = timestamp(draft.ts_ns)
     fields = {
         "decision": draft.decision,
         "name": draft.name,
@@ -82,7 +84,7 @@ def render(draft: Draft, *, seq: int, run: bytes, prev: bytes) -> tuple[bytes, b
         "rule": draft.rule,
         "stage": draft.stage,
         "target": draft.target,
-        "ts": timestamp(draft.ts_ns),
+        "ts": ts,
     }
     res = canonical(draft.res)
     req_hash = sha256(canonical(draft.req | fields)).digest()
@@ -93,7 +95,7 @@ def render(draft: Draft, *, seq: int, run: bytes, prev: bytes) -> tuple[bytes, b
         b'"trace":"%s","pid":%d,"req":%s,"res":%s,"req_hash":"%s","res_hash":"%s","prev_hash":"%s","this_hash":"%s"}\n'
     ) % (
         seq,
-        fields["ts"].encode(),
+        ts.encode(),
         draft.agent.hex().encode(),
         run.hex().encode(),
         draft.op,

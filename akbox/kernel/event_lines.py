@@ -1,7 +1,7 @@
 """Ring events straight to log lines: the hot path, by templates instead of walks over dicts.
 
-The bytes are those that `entry.render` gives for `event_draft(event)`; a test holds the two together. What repeats (names,
-rules, results with their hashes, the second of the time stamp) is rendered once.
+The bytes are those that `entry.render` gives for `event_draft(event)`; a test holds the two together. What repeats
+(names, rules, results with their hashes, the second of the time stamp) is rendered once.
 """
 
 from collections.abc import Sequence
@@ -79,9 +79,7 @@ class EventRenderer:
         self._results: dict[int, tuple[str, bytes, str]] = {}
         self._second = (-1, "")
 
-    def render(
-        self, events: Sequence[Event], *, agent: bytes, seq: int, prev: bytes
-    ) -> tuple[list[str], list[bytes]]:
+    def render(self, events: Sequence[Event], *, agent: bytes, seq: int, prev: bytes) -> tuple[list[str], list[bytes]]:
         """Lines and this_hashes of `events`, the first of which gets number `seq` and follows `prev`."""
         run, pack, encode = self._run, PACKED.pack, _encode
         who = f'"agent":"{agent.hex()}","run":"{run.hex()}","op":'

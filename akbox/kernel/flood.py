@@ -27,7 +27,17 @@ class _Window(msgspec.Struct):
 
 def flood_key(event: Event) -> tuple[object, ...]:
     """What makes two denials equal: the same task refused the same thing for the same reason."""
-    return (event.op, event.tid, event.nr, event.need, event.error, event.rule, event.missing, event.target, event.target2)
+    return (
+        event.op,
+        event.tid,
+        event.nr,
+        event.need,
+        event.error,
+        event.rule,
+        event.missing,
+        event.target,
+        event.target2,
+    )
 
 
 class FloodFilter:
@@ -41,7 +51,8 @@ class FloodFilter:
         self._changed = False
 
     def admit(self, events: Iterable[Event]) -> list[Event]:
-        """The events to log now, in order: those passed in that are not merged, and merged ones whose second is over."""
+        """The events to log now, in order: those passed in that are not merged, and merged ones whose second is
+        over."""
         out: list[Event] = []
         windows = self._windows
         for event in events:

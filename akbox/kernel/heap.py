@@ -35,7 +35,13 @@ class Heap:
         return data
 
     def write(
-        self, tx: Transaction, owner: AgentId, ptr: int, patch: list[dict[str, Any]], expected: int, where: str = "patch"
+        self,
+        tx: Transaction,
+        owner: AgentId,
+        ptr: int,
+        patch: list[dict[str, Any]],
+        expected: int,
+        where: str = "patch",
     ) -> tuple[int, int]:
         """Patches an object. Returns (new version, growth in bytes, which may be negative)."""
         before = owned(tx.get(ptr), owner, ptr)

@@ -41,8 +41,8 @@ _HISTORY_EVERY_NS = 1_000_000_000
 class Kernel:
     """One run's kernel. Thread-safe. An AuditError from any method means: end the run, answer nothing.
 
-    `root` is the 16-byte id of the first agent; `budgets` its ledger; `pre_query`, when set, brings events that are still in
-    the ring here, so that an agent's question about its own past is answered from all of it.
+    `root` is the 16-byte id of the first agent; `budgets` its ledger; `pre_query`, when set, brings events that are
+    still in the ring here, so that an agent's question about its own past is answered from all of it.
     """
 
     def __init__(
@@ -119,7 +119,8 @@ class Kernel:
 
     def record(self, subject: AgentId, events: bytes | Sequence[Event]) -> None:
         """Logs decisions that were taken in C: whole ring records, or events. On return they are in the log (or, merged
-        with equal ones, counted on disk), so that the ring may forget them. b"" writes merged ones whose second is over."""
+        with equal ones, counted on disk), so that the ring may forget them. b"" writes merged ones whose second is
+        over."""
         try:
             batch = list(parse_events(events)) if isinstance(events, bytes) else events
         except EventError as error:
@@ -239,13 +240,11 @@ class Kernel:
         )  # fmt: skip
         self.refusals.note(subject, denial)
 
-    def _lifecycle(
-        self, what: str, req: dict[str, Any], res: dict[str, Any], denied_at: str | None = None
-    ) -> None:
+    def _lifecycle(self, what: str, req: dict[str, Any], res: dict[str, Any], denied_at: str | None = None) -> None:
         receipt = self.log.append(
             Draft(
-                ts_ns=self.clock_ns(), agent=self.root, op=Op.LIFECYCLE, name=op_name(Op.LIFECYCLE), target=f"run:{what}",
-                decision="deny" if denied_at else "allow", stage=denied_at, req=req, res=res,
+                ts_ns=self.clock_ns(), agent=self.root, op=Op.LIFECYCLE, name=op_name(Op.LIFECYCLE),
+                target=f"run:{what}", decision="deny" if denied_at else "allow", stage=denied_at, req=req, res=res,
             )
         )  # fmt: skip
         if what != "start":  # nothing has happened yet that a crash could hide

@@ -22,8 +22,8 @@ def open_kernel(
     run_id: bytes,
     keys_dir: str | os.PathLike[str] | None = None,
 ) -> Kernel:
-    """A kernel whose log, checkpoints and store are in `run_dir` (which exists, 0700). `keys_dir` holds the user's signing
-    key, made on first use; None leaves checkpoints unsigned. Raises AuditError, SigningKeyError or OSError."""
+    """A kernel whose log, checkpoints and store are in `run_dir` (which exists, 0700). `keys_dir` holds the user's
+    signing key, made on first use; None leaves checkpoints unsigned. Raises AuditError, SigningKeyError or OSError."""
     directory = Path(run_dir)
     log = AuditLog(
         directory / "audit.jsonl",

@@ -1,7 +1,7 @@
 """The ten stages of an authority call, as an ordered list of objects with one method (design 02).
 
-PARSE, SCHEMA, SEQUENCE, CAPABILITY, POLICY, BUDGET, TAINT, EXECUTE; then, whatever became of those, LOG and RESPOND. A stage
-refuses by raising CallError; the entry records where.
+PARSE, SCHEMA, SEQUENCE, CAPABILITY, POLICY, BUDGET, TAINT, EXECUTE; then, whatever became of those, LOG and RESPOND. A
+stage refuses by raising CallError; the entry records where.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ class Parse:
         if ctx.call is None:
             raise CallError(Code.NOT_IMPLEMENTED, f"no authority call has number {ctx.nr}")
         if len(ctx.raw) > MAX_REQUEST_BYTES:
-            raise CallError(Code.FRAME_TOO_LARGE, f"a request has at most {MAX_REQUEST_BYTES} bytes, not {len(ctx.raw)}")
+            raise CallError(
+                Code.FRAME_TOO_LARGE, f"a request has at most {MAX_REQUEST_BYTES} bytes, not {len(ctx.raw)}"
+            )
         try:
             value = parse(ctx.raw)
         except StrictJSONError as error:
@@ -222,9 +224,9 @@ class Log:
             res = {"errno": error.code.errno, "code": int(error.code), "message": error.message}
         receipt = ctx.kernel.log.append(
             Draft(
-                ts_ns=ctx.kernel.clock_ns(), agent=ctx.subject, op=ctx.nr & 0xFFFF, name=op_name(ctx.nr), target=ctx.target,
-                decision="allow" if error is None else "deny", stage=ctx.refused_at, rule=ctx.rule, pid=ctx.pid,
-                req=req, res=res,
+                ts_ns=ctx.kernel.clock_ns(), agent=ctx.subject, op=ctx.nr & 0xFFFF, name=op_name(ctx.nr),
+                target=ctx.target, decision="allow" if error is None else "deny", stage=ctx.refused_at,
+                rule=ctx.rule, pid=ctx.pid, req=req, res=res,
             )
         )  # fmt: skip
         ctx.trace_id = receipt.trace_id
@@ -267,7 +269,8 @@ def run(ctx: Context) -> Reply:
 
 
 def convert(args: dict[str, Any], kind: type[Args]) -> Args:
-    """The typed arguments. Raises CallError(SCHEMA_INVALID), or SCHEMA_UNKNOWN for a key there is none of, with the path."""
+    """The typed arguments. Raises CallError(SCHEMA_INVALID), or SCHEMA_UNKNOWN for a key there is none of, with the
+    path."""
     try:
         return msgspec.convert(args, kind)
     except msgspec.ValidationError as error:
@@ -293,8 +296,8 @@ def error_reply(error: CallError, trace_id: str) -> Reply:
 
 
 def compact(value: dict[str, Any]) -> dict[str, Any]:
-    """A copy for the log in which a large member is its length and SHA-256 instead: the log is bounded, yet what was said
-    can be shown to be what was said."""
+    """A copy for the log in which a large member is its length and SHA-256 instead: the log is bounded, yet what was
+    said can be shown to be what was said."""
     out: dict[str, Any] = {}
     for key, item in value.items():
         data = msgspec.json.encode(item)

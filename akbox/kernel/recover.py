@@ -1,8 +1,9 @@
-"""After a crash: brings into the log what the ring and the pending file hold and it does not, so that a killed supervisor
-loses no decision (design 04). Doing it twice changes nothing the second time.
+"""After a crash: brings into the log what the ring and the pending file hold and it does not, so that a killed
+supervisor loses no decision (design 04). Doing it twice changes nothing the second time.
 
-Which events the log has is decided by what they are (task, time, op, names), not by positions: a supervisor may have died
-between writing an entry and moving the ring's tail. A torn last line is cut off, and the new entry says what it was.
+Which events the log has is decided by what they are (task, time, op, names), not by positions: a supervisor may have
+died between writing an entry and moving the ring's tail. A torn last line is cut off, and the new entry says what it
+was.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ NOBODY = bytes(16)
 
 
 class Recovery(msgspec.Struct, frozen=True):
-    """What was done: entries added from the ring, counted denials added from the pending file, bytes of a torn line cut."""
+    """What was done: entries added from the ring, counted denials added from the pending file, bytes of a torn line
+    cut."""
 
     events: int
     pending: int
@@ -51,12 +53,10 @@ class Recovery(msgspec.Struct, frozen=True):
         return bool(self.events or self.pending or self.torn_bytes)
 
 
-def recover(
-    run_dir: str | os.PathLike[str], *, rules: Sequence[object] = (), signer: Signer | None = None
-) -> Recovery:
+def recover(run_dir: str | os.PathLike[str], *, rules: Sequence[object] = (), signer: Signer | None = None) -> Recovery:
     """Completes the log of a run whose supervisor is gone, and signs a checkpoint over it. `rules` is what rule numbers
-    mean (`CompiledPolicy.rules`). Raises AuditError when the log is damaged beyond a torn last line, when the ring is, or
-    when the run is still alive (its log is locked)."""
+    mean (`CompiledPolicy.rules`). Raises AuditError when the log is damaged beyond a torn last line, when the ring is,
+    or when the run is still alive (its log is locked)."""
     directory = Path(run_dir)
     path = directory / "audit.jsonl"
     run, waiting = read_ring(directory / "ring")
@@ -134,8 +134,8 @@ def _missing(
         if event.decision != ALLOW:
             if any(start <= ts <= end for start, end in merged.get(key, ())):
                 continue
-            first, last = counted.get(flood_key(event), (1, 0))
-            if first <= event.ts_ns <= last:
+            since, until = counted.get(flood_key(event), (1, 0))
+            if since <= event.ts_ns <= until:
                 continue
         missing.append(event)
     return missing, late

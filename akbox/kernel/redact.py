@@ -24,7 +24,9 @@ _SUFFIXES = ("password", "passwd", "token", "secret", "apikey", "privatekey", "a
 
 _USERINFO = re.compile(r"(?<=://)[^\s/@?#\"']+(?=@)")
 _HEADER = re.compile(r"(?i)\b((?:proxy-)?authorization|x-api-key|api-key|cookie|set-cookie)(\s*[:=]\s*)([^\r\n\"']+)")
-_ASSIGN = re.compile(r"(?i)(?<![\w-])(-{0,2}[\w.-]*(?:password|passwd|token|secret|api[_-]?key|access[_-]?key))(=|:\s*)([^\s&\"',;]+)")
+_ASSIGN = re.compile(
+    r"(?i)(?<![\w-])(-{0,2}[\w.-]*(?:password|passwd|token|secret|api[_-]?key|access[_-]?key))(=|:\s*)([^\s&\"',;]+)"
+)
 _OPTION = re.compile(r"(?i)(?<!\S)(--?[\w-]*(?:password|passwd|token|secret|api-?key|access-?key))(\s+)([^\s\"']+)")
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
 _SHAPES = re.compile(
@@ -52,7 +54,8 @@ class Redactor:
             return self.text(value)
         if isinstance(value, dict):
             return {
-                self.text(k): MASK if self.is_secret(k) and v not in (None, "") else self._walk(v) for k, v in value.items()
+                self.text(k): MASK if self.is_secret(k) and v not in (None, "") else self._walk(v)
+                for k, v in value.items()
             }
         if isinstance(value, list):
             return self._argv(value)

@@ -1,4 +1,5 @@
-"""What was refused in a run: each distinct refusal once, for the report, and the last one of each agent, for LAST_ERROR."""
+"""What was refused in a run: each distinct refusal once, for the report, and the last one of each agent, for
+LAST_ERROR."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ MAX_DISTINCT = 4096
 
 
 class Refusals:
-    """Thread-safe. At most MAX_DISTINCT are told apart; `others` counts the rest, so that an agent can't fill memory."""
+    """Thread-safe. At most MAX_DISTINCT are told apart; `others` counts the rest, so that an agent can't fill
+    memory."""
 
     def __init__(self, policy: CompiledPolicy) -> None:
         self._policy = policy

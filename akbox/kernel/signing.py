@@ -8,6 +8,10 @@ import os
 import secrets
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 KEY_NAME, PUBLIC_NAME = "audit-ed25519.key", "audit-ed25519.pub"
 
@@ -44,7 +48,7 @@ class Signer:
     def public_hex(self) -> str:
         return self._key().public_key().public_bytes_raw().hex()
 
-    def _key(self):  # type: ignore[no-untyped-def]  # naming the type would import cryptography
+    def _key(self) -> "Ed25519PrivateKey":
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
         return Ed25519PrivateKey.from_private_bytes(self._seed)

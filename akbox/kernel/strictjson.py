@@ -13,8 +13,8 @@ class StrictJSONError(ValueError):
 
 
 def parse(data: bytes, *, wide_ints: bool = False) -> Any:
-    """The value of UTF-8 JSON `data`. Raises StrictJSONError. `wide_ints`: integers need not fit 64 bits (canonical JSON
-    writes doubles up to 1e21 as such)."""
+    """The value of UTF-8 JSON `data`. Raises StrictJSONError. `wide_ints`: integers need not fit 64 bits (canonical
+    JSON writes doubles up to 1e21 as such)."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -71,8 +71,8 @@ def verify(
     public_key: str | None = None,
 ) -> Verification:
     """Verifies the chain of `path` from genesis and, where given, against a checkpoints file: that every checkpoint's
-    hash and Merkle root are the log's at its seq (a log that ends before is cut), and its signature, by the key `public_key` (hex)
-    or, without one, by the key in the checkpoint. Raises OSError when a file can't be read."""
+    hash and Merkle root are the log's at its seq (a log that ends before is cut), and its signature, by the key
+    `public_key` (hex) or, without one, by the key in the checkpoint. Raises OSError when a file can't be read."""
     try:
         points = list(read_checkpoints(Path(checkpoints).read_bytes())) if checkpoints is not None else []
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -111,8 +111,8 @@ def _parse(line: bytes) -> Entry:
 
 
 def _check(line: bytes, entry: Entry, seq: int, run: bytes, prev: bytes) -> bytes:
-    """The entry's this_hash, if the line is what the writer would have written at this place. The order of the checks is
-    the order in which they say most: a gap before a chain break before a changed bit."""
+    """The entry's this_hash, if the line is what the writer would have written at this place. The order of the checks
+    is the order in which they say most: a gap before a chain break before a changed bit."""
     if entry.seq != seq:
         raise _Bad(f"has seq {entry.seq}: an entry is {'missing' if entry.seq > seq else 'repeated or out of order'}")
     if entry.prev_hash != prev.hex():
@@ -160,5 +160,3 @@ def _signature_problem(point: Checkpoint, public_key: str | None) -> str | None:
     except ValueError:
         signature = b""
     return None if verify_signature(point.key, signature, point.signed_bytes()) else "a checkpoint has a bad signature"
-
-

@@ -10,8 +10,8 @@ import msgspec
 
 
 class HeapObject(msgspec.Struct, frozen=True):
-    """One object of the typed heap. `ptr` and `version` count from 1 and a ptr is never used again; `value` is JSON text;
-    `taint` a label of design 02; `owner` a 16-byte agent id."""
+    """One object of the typed heap. `ptr` and `version` count from 1 and a ptr is never used again; `value` is JSON
+    text; `taint` a label of design 02; `owner` a 16-byte agent id."""
 
     ptr: int
     type: str

@@ -1,7 +1,7 @@
 """The default store: one SQLite file in the run's directory, opened when it is first needed.
 
-WAL with synchronous=FULL: a commit is on disk when it returns. One connection, one lock: the transactions are short, and
-SQLite has one writer anyway.
+WAL with synchronous=FULL: a commit is on disk when it returns. One connection, one lock: the transactions are short,
+and SQLite has one writer anyway.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ class SqliteStore:
 
     def objects(self, owner: bytes, *, type: str | None, after: int, limit: int) -> Sequence[HeapObject]:
         with self._connection() as db:
+            condition = "owner = ? AND ptr > ? AND (? IS NULL OR type = ?)"
             rows = db.execute(
-                f"SELECT {_COLUMNS} FROM heap WHERE owner = ? AND ptr > ? AND (? IS NULL OR type = ?) ORDER BY ptr LIMIT ?",
+                f"SELECT {_COLUMNS} FROM heap WHERE {condition} ORDER BY ptr LIMIT ?",
                 (owner, min(after, _MAX_PTR), type, type, limit),
             )
             return [HeapObject(*row) for row in rows]

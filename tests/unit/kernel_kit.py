@@ -1,4 +1,5 @@
-"""What the kernel's unit tests share: a kernel on a temporary directory, and calls to it as an agent would make them."""
+"""What the kernel's unit tests share: a kernel on a temporary directory, and calls to it as an agent would make
+them."""
 
 from __future__ import annotations
 

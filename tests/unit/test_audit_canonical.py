@@ -35,8 +35,10 @@ JSON_VALUES = st.recursive(
     | st.integers(-(2**53) + 1, 2**53 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4)
+    ),
     max_leaves=20,
 )
 
@@ -97,7 +99,8 @@ def test_interoperable_makes_anything_canonical() -> None:
     [
         b"", b"{", b'{"a":1,"a":2}', b'{"b":{"a":1,"a":1}}', b"NaN", b"[Infinity]", b"-Infinity", b"{} {}", b"{}\0",
         b"\xef\xbb\xbf{}", b'"\xff"', b'"\\ud800"', b'{"\\udc00":1}', b"1e999", b"18446744073709551616", b"[1,]",
-        b"-9223372036854775809", b"'a'", b'"\n"', b"[" * 65 + b"]" * 65, b"[" * 900_000, b'{"a":' * 65 + b"1" + b"}" * 65,
+        b"-9223372036854775809", b"'a'", b'"\n"', b"[" * 65 + b"]" * 65,
+        b"[" * 900_000, b'{"a":' * 65 + b"1" + b"}" * 65,
         b'"' + b'\\"' * 300_000, b"01", b"\x00",
     ],
 )  # fmt: skip
@@ -131,4 +134,6 @@ def test_the_independent_verifier_imports_nothing_of_akbox() -> None:
     done = subprocess.run(["python3", "-I", VERIFY_LOG], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "usage: verify-log" in done.stderr
-    assert not [line for line in VERIFY_LOG.read_text().splitlines() if "import" in line and "akbox" in line and "." in line]
+    assert not [
+        line for line in VERIFY_LOG.read_text().splitlines() if "import" in line and "akbox" in line and "." in line
+    ]

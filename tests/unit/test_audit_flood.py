@@ -37,7 +37,8 @@ def test_a_flood_is_an_entry_and_a_count_each_second(tmp_path: Path) -> None:
 def test_only_equal_denials_are_merged(tmp_path: Path) -> None:
     box = Box(tmp_path)
     different = [
-        event("/a", allow=False), event("/b", allow=False), event("/a", allow=False, tid=8), event("/a", allow=False, need=2),
+        event("/a", allow=False), event("/b", allow=False), event("/a", allow=False, tid=8),
+        event("/a", allow=False, need=2),
         event("/a", allow=False, error=1), event("/a", allow=False, target2=b"/c"), event("/a", allow=False, op=0x101),
         event("/a"), event("/a"),
     ]  # fmt: skip
@@ -58,7 +59,9 @@ def test_pending_counts_are_on_disk_before_record_returns(tmp_path: Path) -> Non
     box.close()
 
 
-@pytest.mark.parametrize("damage", [lambda d: d[:-1], lambda d: d[:10], lambda d: b"X" + d[1:], lambda d: d[:-3] + b"zzz"])
+@pytest.mark.parametrize(
+    "damage", [lambda d: d[:-1], lambda d: d[:10], lambda d: b"X" + d[1:], lambda d: d[:-3] + b"zzz"]
+)
 def test_a_damaged_pending_file_is_an_error(tmp_path: Path, damage: object) -> None:
     flood = FloodFilter(tmp_path / "pending")
     flood.admit([event("/a", allow=False, ts=i) for i in range(3)])

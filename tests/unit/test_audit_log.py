@@ -33,7 +33,9 @@ RULES = ("fs.read /app/**",)
 
 
 def draft(target: str = "/x", **req: Any) -> Draft:
-    return Draft(ts_ns=EPOCH_NS, agent=AGENT, op=0x100, name="fs.open", target=target, decision="allow", req=req, res={})
+    return Draft(
+        ts_ns=EPOCH_NS, agent=AGENT, op=0x100, name="fs.open", target=target, decision="allow", req=req, res={}
+    )
 
 
 def opened(path: Path, **options: Any) -> AuditLog:
@@ -50,8 +52,8 @@ def test_golden_line() -> None:
         seq=1, run=RUN, prev=bytes(32),
     )  # fmt: skip
     hashed = (
-        '{"decision":"allow","name":"fs.open","nr":257,"pid":42,"rule":"fs.read /app/**","stage":null,"target":"/app/é",'
-        '"ts":"2026-01-01T00:00:00.000000005Z"}'
+        '{"decision":"allow","name":"fs.open","nr":257,"pid":42,"rule":"fs.read /app/**","stage":null,'
+        '"target":"/app/é","ts":"2026-01-01T00:00:00.000000005Z"}'
     )
     req_hash = hashlib.sha256(hashed.encode()).digest()
     res_hash = hashlib.sha256(b'{"errno":0}').digest()
@@ -185,7 +187,10 @@ try:
         done += 1
 except AuditError as error:
     assert error.errno == errno.EFBIG, error.errno
-for again in (lambda: log.append(draft()), lambda: log.append_events([event()], AGENT), log.wait_durable, log.checkpoint):
+attempts = (
+    lambda: log.append(draft()), lambda: log.append_events([event()], AGENT), log.wait_durable, log.checkpoint
+)
+for again in attempts:
     try:
         again()
     except AuditError:
@@ -322,8 +327,9 @@ SECRETS = ["hunter2secret", "sk-abcdefghijklmnopqrstuv", "ghp_" + "a" * 36, "AKI
     "value",
     [
         {"password": "hunter2secret"}, {"headers": {"Authorization": "hunter2secret"}}, {"X-Api-Key": "hunter2secret"},
-        ["curl", "--token", "hunter2secret"], ["x", "--api-key=hunter2secret"], ["-H", "Authorization: Bearer hunter2secret"],
-        {"url": "https://user:hunter2secret@example.com/x"}, {"env": ["DB_PASSWORD=hunter2secret"]}, "token=hunter2secret&x=1",
+        ["curl", "--token", "hunter2secret"], ["x", "--api-key=hunter2secret"], "token=hunter2secret&x=1",
+        ["-H", "Authorization: Bearer hunter2secret"], {"url": "https://user:hunter2secret@example.com/x"},
+        {"env": ["DB_PASSWORD=hunter2secret"]},
         {"a": [{"client_secret": "hunter2secret"}]}, "sh -c 'tool --token hunter2secret'", *SECRETS[1:],
         {"mykey": "hunter2secret"}, "-----BEGIN PRIVATE KEY-----\nhunter2secret\n-----END PRIVATE KEY-----",
         {"hunter2secret": {"password": ["hunter2secret"]}}["hunter2secret"], b"password: hunter2secret",

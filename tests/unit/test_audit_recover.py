@@ -22,7 +22,8 @@ SIZE = 1 << 16
 
 
 def write_ring(path: Path, run: bytes, events: list[Event], *, tail: int = 0, size: int = SIZE) -> None:
-    """A ring file as native/ring.c leaves it, starting at byte `tail`, with padding where a record would straddle the end."""
+    """A ring file as native/ring.c leaves it, starting at byte `tail`, with padding where a record would straddle the
+    end."""
     area, head = bytearray(size), tail
     for one in events:
         data = pack_event(one)

@@ -7,7 +7,7 @@ import threading
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from akbox.kernel.budget import NAMES, U64_MAX, BudgetExceeded, Ledger, Reservation, limits_of
 
@@ -30,13 +30,11 @@ class LedgerMachine(RuleBasedStateMachine):
     def reserve(self, who: int, name: str, amount: int) -> object:
         left = self.ledgers[who].status(name).remaining
         assert left is not None
-        try:
-            made = self.ledgers[who].reserve({name: amount})
-        except BudgetExceeded as error:
-            assert amount > left
-            assert error.name == name
-            return (who, self.ledgers[who].reserve({}))
-        assert amount <= left
+        if amount > left:
+            with pytest.raises(BudgetExceeded, match=name):
+                self.ledgers[who].reserve({name: amount})
+            return multiple()
+        made = self.ledgers[who].reserve({name: amount})
         self.held[name] += amount
         return (who, made)
 
@@ -173,4 +171,8 @@ def test_refunds_stop_at_zero() -> None:
 
 
 def test_limits_of_a_policy() -> None:
-    assert limits_of({"usd": 1.2345678, "cpu_time_ns": 5, "tokens": None}) == {"usd": 1234567, "cpu_ns": 5, "tokens": None}
+    assert limits_of({"usd": 1.2345678, "cpu_time_ns": 5, "tokens": None}) == {
+        "usd": 1234567,
+        "cpu_ns": 5,
+        "tokens": None,
+    }

@@ -51,7 +51,9 @@ def test_pointers_are_never_used_again(box: Box) -> None:
 
 def test_versions(box: Box) -> None:
     box.call(ALLOC, type="t", value={"a": 1})
-    assert box.call(WRITE, ptr=1, patch=[{"op": "replace", "path": "/a", "value": 2}], expected_version=1)["version"] == 2
+    assert (
+        box.call(WRITE, ptr=1, patch=[{"op": "replace", "path": "/a", "value": 2}], expected_version=1)["version"] == 2
+    )
     error = box.fail(WRITE, ptr=1, patch=[{"op": "replace", "path": "/a", "value": 3}], version=1)
     assert (error["code"], error["details"]["version"]) == (Code.CONFLICT, 2)
     assert box.fail(DELETE, ptr=1, version=1)["code"] == Code.CONFLICT
@@ -99,7 +101,10 @@ def test_compare_and_swap_by_eight_threads(tmp_path: Path) -> None:
         ([1, 2], [{"op": "add", "path": "/0", "value": 9}], [9, 1, 2]),
         ({"a": 1}, [{"op": "remove", "path": "/a"}], {}),
         ({"a": 1}, [{"op": "move", "from": "/a", "path": "/b"}], {"b": 1}),
-        ({"a": [1]}, [{"op": "copy", "from": "/a", "path": "/b"}, {"op": "add", "path": "/b/-", "value": 2}], {"a": [1], "b": [1, 2]}),
+        (
+            {"a": [1]}, [{"op": "copy", "from": "/a", "path": "/b"}, {"op": "add", "path": "/b/-", "value": 2}],
+            {"a": [1], "b": [1, 2]},
+        ),
         ({"a": 1}, [{"op": "test", "path": "/a", "value": 1}, {"op": "replace", "path": "/a", "value": 2}], {"a": 2}),
         ({"a": 1}, [{"op": "test", "path": "/a", "value": 1.0}], {"a": 1}),
         ({"a": None}, [{"op": "test", "path": "/a", "value": None}], {"a": None}),
@@ -244,7 +249,8 @@ def test_too_large_and_too_deep(box: Box) -> None:
 
 
 @pytest.mark.parametrize(
-    "schema", ['"$ref" = "http://127.0.0.1:9/x.json"', '"$ref" = "#"', 'type = "frob"', 'type = "string"\npattern = "("']
+    "schema",
+    ['"$ref" = "http://127.0.0.1:9/x.json"', '"$ref" = "#"', 'type = "frob"', 'type = "string"\npattern = "("'],
 )
 def test_a_schema_that_cannot_be_applied_refuses(tmp_path: Path, schema: str) -> None:
     """Among them one that would have to be fetched: nothing is."""

@@ -35,7 +35,9 @@ def test_golden_replies(box: Box) -> None:
     def reply(nr: int, request: str) -> str:
         return box.kernel.call(box.kernel.root, nr, request.encode()).body.decode()
 
-    assert reply(ALLOC, '{"args":{"type":"counter","value":{"value":0}}}') == '{"ok":true,"result":{"ptr":1,"version":1}}'
+    assert (
+        reply(ALLOC, '{"args":{"type":"counter","value":{"value":0}}}') == '{"ok":true,"result":{"ptr":1,"version":1}}'
+    )
     assert reply(READ, '{"ptr":1}') == (
         '{"ok":true,"result":{"ptr":1,"type":"counter","version":1,"value":{"value":0},"taint":0}}'
     )
@@ -161,7 +163,9 @@ def test_query_objects(box: Box) -> None:
     assert [o["ptr"] for o in box.call(QUERY, what="objects")["objects"]] == [1, 2, 3, 4, 5]
     assert [o["ptr"] for o in box.call(QUERY, what="objects", type="b")["objects"]] == [1, 3, 5]
     assert [o["ptr"] for o in box.call(QUERY, what="objects", where={"n": 3})["objects"]] == [4]
-    assert [o["ptr"] for o in box.call(QUERY, what="objects", where={"/deep/x/0": 1, "/deep/x/1": True})["objects"]] == [2]
+    assert [
+        o["ptr"] for o in box.call(QUERY, what="objects", where={"/deep/x/0": 1, "/deep/x/1": True})["objects"]
+    ] == [2]
     assert box.call(QUERY, what="objects", where={"/deep/x/1": 1})["objects"] == []  # true is not 1
     assert box.call(QUERY, what="objects", where={"/deep/y": 1, "m": 2})["objects"] == []
     page = box.call(QUERY, what="objects", limit=2)
@@ -195,17 +199,21 @@ def test_query_in_every_dialect(box: Box) -> None:
 @pytest.mark.parametrize(
     ("op", "target", "allowed"),
     [
-        ("fs.read", "/app/x", True), ("FS.READ", "/app/.env", False), ("write", "/app/out/x", True), ("WRITE", "/app/x", False),
+        ("fs.read", "/app/x", True), ("FS.READ", "/app/.env", False), ("write", "/app/out/x", True),
+        ("WRITE", "/app/x", False),
         ("fs.unlink", "/app/out/x", True), ("fs.unlink", "/app/x", False), ("fs.write", "/app/deploy/x", False),
         ("net.connect", "dns:api.example.com:443", True), ("connect", "dns:api.example.com:80", False),
         ("tool", "tool:shell", False), ("infer", "model:gpt", False), ("secret", "secret:KEY", False),
-        ("read", "/app/../etc/passwd", False), ("read", "relative", False), ("read", "", False), ("read", "/app/\x00", False),
+        ("read", "/app/../etc/passwd", False), ("read", "relative", False), ("read", "", False),
+        ("read", "/app/\x00", False),
     ],
 )  # fmt: skip
 def test_authorize_and_the_query_agree(box: Box, op: str, target: str, allowed: bool) -> None:
     answer = box.call(QUERY, what="authorize", op=op, target=target)
     number, need = effect_op(op)
-    decision = box.kernel.authorize(box.kernel.root, Effect(op=number, target=target, need=need, detail={"why": "test"}))
+    decision = box.kernel.authorize(
+        box.kernel.root, Effect(op=number, target=target, need=need, detail={"why": "test"})
+    )
     assert (answer["allowed"], decision.allowed) == (allowed, allowed)
     entry = box.entries()[-1]
     assert (entry["decision"], entry["trace"]) == ("allow" if allowed else "deny", decision.trace_id)
@@ -339,6 +347,17 @@ def test_importing_the_kernel_is_cheap_and_pulls_in_no_target() -> None:
     import sys
 
     program = "import sys, akbox.kernel.kernel; print(*sorted(sys.modules))"
-    loaded: Any = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    heavy = ("cryptography", "jsonpatch", "jsonpointer", "jsonschema", "sqlite3", "akbox.linux", "akbox.cli", "akbox._native")
+    loaded: Any = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    heavy = (
+        "cryptography",
+        "jsonpatch",
+        "jsonpointer",
+        "jsonschema",
+        "sqlite3",
+        "akbox.linux",
+        "akbox.cli",
+        "akbox._native",
+    )
     assert not [m for m in loaded if m.startswith(heavy)]

@@ -53,10 +53,15 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 
 def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "kernel.db")
-    with pytest.raises(ZeroDivisionError), store.transaction() as tx:
-        ptr = tx.insert(owner=ME, type="t", value=b"1", taint=0)
-        assert tx.get(ptr) is not None
-        raise ZeroDivisionError
+
+    def half() -> None:
+        with store.transaction() as tx:
+            ptr = tx.insert(owner=ME, type="t", value=b"1", taint=0)
+            assert tx.get(ptr) is not None
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        half()
     assert store.objects(ME, type=None, after=0, limit=10) == []
     with store.transaction() as tx:
         ptr = tx.insert(owner=ME, type="t", value=b"1", taint=5)

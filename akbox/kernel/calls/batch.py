@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-
 from akbox.kernel.calls.base import Args, Call
 from akbox.kernel.calls.objects import AllocArgs, DeleteArgs, WriteArgs
 from akbox.kernel.codes import CallError, Code

@@ -43,7 +43,9 @@ def budget_status(ctx: Context, resource: str | None) -> dict[str, Any]:
         return {"budgets": {name: one_budget(ctx.kernel, ctx.subject, name) for name in NAMES}}
     name = ALIASES.get(resource, resource)
     if name not in NAMES:
-        raise CallError(Code.SCHEMA_INVALID, f"resource: no budget is called {resource!r}; there are {', '.join(NAMES)}")
+        raise CallError(
+            Code.SCHEMA_INVALID, f"resource: no budget is called {resource!r}; there are {', '.join(NAMES)}"
+        )
     return {"resource": name, **one_budget(ctx.kernel, ctx.subject, name)}
 
 

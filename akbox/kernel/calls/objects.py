@@ -92,7 +92,5 @@ CALLS = (
         target=_heap_target,
         execute=_write,
     ),
-    Call(
-        op=Op.DELETE, args=DeleteArgs, aliases={"version": "expected_version"}, target=_heap_target, execute=_delete
-    ),
+    Call(op=Op.DELETE, args=DeleteArgs, aliases={"version": "expected_version"}, target=_heap_target, execute=_delete),
 )

@@ -1,4 +1,5 @@
-"""QUERY: one call, many questions, told apart by `what`. The keys `query` and `check` of older clients are understood."""
+"""QUERY: one call, many questions, told apart by `what`. The keys `query` and `check` of older clients are
+understood."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ class Objects(Args, tag_field="what", tag="objects"):
     """`where`: JSON pointers (or names of top-level members) to the values they must have; `after`: a ptr."""
 
     type: str | None = None
-    where: dict[str, Any] = {}
+    where: dict[str, Any] = msgspec.field(default_factory=dict)
     limit: Limit = 100
     after: Position = 0
 
@@ -86,7 +87,8 @@ _OLD_NAMES = {"auth": "authorize", "audit_log": "audit", "audit_logs": "audit"}
 
 
 def _normalise(args: dict[str, Any]) -> dict[str, Any]:
-    """Every dialect to {"question": {"what": …}}: `query` for `what`, {"check": op, "target"}, and a bare range of seqs."""
+    """Every dialect to {"question": {"what": …}}: `query` for `what`, {"check": op, "target"}, and a bare range of
+    seqs."""
     args = dict(args)
     named = [key for key in ("what", "query", "check") if key in args]
     if len(named) > 1:
@@ -189,7 +191,9 @@ def _capabilities(ctx: Context) -> dict[str, Any]:
     """What the agent holds because of the policy: one per rule that grants something."""
     held = [r for r in ctx.kernel.policy.rules if r.section in GRANTING or (r.section == "runtime" and r.need)]
     return {
-        "capabilities": [{"capability": r.section, "resource": r.pattern, "approval": r.ask, "origin": r.origin} for r in held]
+        "capabilities": [
+            {"capability": r.section, "resource": r.pattern, "approval": r.ask, "origin": r.origin} for r in held
+        ]
     }
 
 
@@ -212,7 +216,11 @@ def _execute(ctx: Context, args: QueryArgs) -> dict[str, Any]:
         case LastDenial():
             return last_denial(ctx)
         case WhoAmI():
-            return {"agent": ctx.subject.hex(), "run_id": ctx.kernel.run_id.hex(), "root": ctx.subject == ctx.kernel.root}
+            return {
+                "agent": ctx.subject.hex(),
+                "run_id": ctx.kernel.run_id.hex(),
+                "root": ctx.subject == ctx.kernel.root,
+            }
 
 
 CALLS = (

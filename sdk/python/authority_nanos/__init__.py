@@ -1,9 +1,9 @@
 """The Python SDK for agents that run under akbox: typed heap, authorization, budgets, the log.
 
-    from authority_nanos import AuthorityKernel
+from authority_nanos import AuthorityKernel
 
-    ak = AuthorityKernel()
-    handle = ak.alloc("counter", b'{"value": 0}')
+ak = AuthorityKernel()
+handle = ak.alloc("counter", b'{"value": 0}')
 """
 
 from __future__ import annotations

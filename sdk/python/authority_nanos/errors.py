@@ -7,14 +7,14 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Optional, Type
+    from typing import Any
 
 
 class AuthorityKernelError(Exception):
     """An authority call that failed.
 
-    code: the kernel's number (-4201), 0 when there was no reply; name: its name ("POLICY_DENY"); errno: the positive errno;
-    missing_cap, suggested_fix: what would have allowed it, or None; trace_id: finds the entry in the log;
+    code: the kernel's number (-4201), 0 when there was no reply; name: its name ("POLICY_DENY"); errno: the positive
+    errno; missing_cap, suggested_fix: what would have allowed it, or None; trace_id: finds the entry in the log;
     details: more, by error (a conflict's "version", a budget's "limit").
     """
 
@@ -25,10 +25,10 @@ class AuthorityKernelError(Exception):
         code: int = 0,
         name: str = "",
         errno: int = 0,
-        missing_cap: Optional[str] = None,
-        suggested_fix: Optional[str] = None,
+        missing_cap: str | None = None,
+        suggested_fix: str | None = None,
         trace_id: str = "",
-        details: Optional[Dict[str, Any]] = None,
+        details: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -38,11 +38,11 @@ class AuthorityKernelError(Exception):
         self.missing_cap = missing_cap
         self.suggested_fix = suggested_fix
         self.trace_id = trace_id
-        self.details: Dict[str, Any] = details or {}
+        self.details: dict[str, Any] = details or {}
 
     def __str__(self) -> str:
-        text = "{}: {}".format(self.name, self.message) if self.name else self.message
-        return "{} (to allow it: {})".format(text, self.suggested_fix) if self.suggested_fix else text
+        text = f"{self.name}: {self.message}" if self.name else self.message
+        return f"{text} (to allow it: {self.suggested_fix})" if self.suggested_fix else text
 
 
 class OperationDeniedError(AuthorityKernelError):
@@ -77,7 +77,7 @@ class BufferOverflowError(AuthorityKernelError):
     """Too large: a message, a file, a reply."""
 
 
-class TimeoutError(AuthorityKernelError, builtins.TimeoutError):
+class TimeoutError(AuthorityKernelError, builtins.TimeoutError):  # type: ignore[misc]  # OSError has an errno, too
     """It took longer than it may."""
 
 
@@ -106,7 +106,7 @@ class NotUnderAkboxError(AuthorityKernelError):
 
 LibakError = AuthorityKernelError
 
-_BY_CODE: Dict[int, Type[AuthorityKernelError]] = {
+_BY_CODE: dict[int, type[AuthorityKernelError]] = {
     -4001: BufferOverflowError,
     -4105: RateLimitError,
     -4300: BudgetExceededError,
@@ -128,10 +128,14 @@ _BY_CODE: Dict[int, Type[AuthorityKernelError]] = {
     -4506: ConflictError,
     -4507: BufferOverflowError,
 }
-_BY_RANGE = ((-4099, -4001, InvalidArgumentError), (-4199, -4100, CapabilityError), (-4299, -4200, OperationDeniedError))
+_BY_RANGE = (
+    (-4099, -4001, InvalidArgumentError),
+    (-4199, -4100, CapabilityError),
+    (-4299, -4200, OperationDeniedError),
+)
 
 
-def error_class(code: int) -> Type[AuthorityKernelError]:
+def error_class(code: int) -> type[AuthorityKernelError]:
     """The exception for a code of the kernel."""
     if code in _BY_CODE:
         return _BY_CODE[code]
@@ -141,7 +145,7 @@ def error_class(code: int) -> Type[AuthorityKernelError]:
     return AuthorityKernelError
 
 
-def error_from_reply(error: Dict[str, Any], errno: int) -> AuthorityKernelError:
+def error_from_reply(error: dict[str, Any], errno: int) -> AuthorityKernelError:
     """The exception for the "error" object of a reply."""
     code = int(error.get("code") or 0)
     return error_class(code)(

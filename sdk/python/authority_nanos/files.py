@@ -19,7 +19,7 @@ def file_read(kernel: AuthorityKernel, path: str, max_size: int) -> bytes:
     except OSError as error:
         raise _translated(kernel, error, path) from error
     if len(data) > max_size:
-        raise BufferOverflowError("{} is larger than {} bytes".format(path, max_size), errno=errno.EFBIG)
+        raise BufferOverflowError(f"{path} is larger than {max_size} bytes", errno=errno.EFBIG)
     return data
 
 
@@ -40,7 +40,7 @@ def _translated(kernel: AuthorityKernel, error: OSError, path: str) -> Exception
     if denial is None or denial.target != os.path.realpath(path):  # refused by the file's own mode
         return OperationDeniedError(str(error), errno=error.errno)
     return OperationDeniedError(
-        "{} {}: {}".format(denial.operation, denial.target, denial.reason),
+        f"{denial.operation} {denial.target}: {denial.reason}",
         code=int(denial.raw.get("error_code") or 0),
         name="POLICY_DENY",
         errno=error.errno,

@@ -12,11 +12,12 @@ from .types import AuthorizationDetails, DenialInfo, Handle, Syscall
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+    from collections.abc import Callable
+    from typing import Any
 
-    Transport = Callable[[int, bytes], Tuple[int, bytes]]
+    Transport = Callable[[int, bytes], tuple[int, bytes]]
     Json = Any  # a JSON value
-    Patch = Union[bytes, str, List[Dict[str, Any]]]
+    Patch = bytes | str | list[dict[str, Any]]
 
 _FILE_OPS = ("read", "write", "fs.", "exec", "file_", "spawn", "stat")
 
@@ -27,7 +28,7 @@ class AuthorityKernel:
     `transport(nr, request) -> (errno, reply)` replaces the doors of transport.py, for tests and other channels.
     """
 
-    def __init__(self, transport: Optional[Transport] = None, *, debug: bool = False) -> None:
+    def __init__(self, transport: Transport | None = None, *, debug: bool = False) -> None:
         self._transport = default_transport() if transport is None else transport
         self._debug = debug
         self.budget = Budget(self)
@@ -44,9 +45,9 @@ class AuthorityKernel:
     def shutdown(self) -> None:
         """Nothing to do; kept for programs written for the original SDK."""
 
-    def syscall(self, nr: int, args: Optional[Dict[str, Any]] = None, cap: Optional[str] = None) -> Dict[str, Any]:
+    def syscall(self, nr: int, args: dict[str, Any] | None = None, cap: str | None = None) -> dict[str, Any]:
         """Makes authority call `nr` and returns the reply's result. Raises the typed error of the reply."""
-        request: Dict[str, Any] = {"args": args or {}}
+        request: dict[str, Any] = {"args": args or {}}
         if cap is not None:
             request["cap"] = cap
         error, body = self._transport(int(nr), json.dumps(request, allow_nan=False).encode("utf-8"))
@@ -60,119 +61,121 @@ class AuthorityKernel:
         problem = reply.get("error") if isinstance(reply, dict) else None
         if isinstance(problem, dict):
             raise error_from_reply(problem, error)
-        raise AuthorityKernelError("authority call {}: {}".format(nr, os.strerror(error)), errno=error)
+        raise AuthorityKernelError(f"authority call {nr}: {os.strerror(error)}", errno=error)
 
-    # ---- typed heap ---------------------------------------------------------------------------------------------------
+    # ---- typed heap ------------------------------------------------------------------------------------------------
 
-    def alloc(self, type_name: str, value: Union[bytes, str, Json] = b"") -> Handle:
+    def alloc(self, type_name: str, value: bytes | str | Json = b"") -> Handle:
         """Makes an object. `value`: a JSON value, or JSON text as bytes (empty: null; a str is a JSON string)."""
         result = self.syscall(Syscall.ALLOC, {"type": type_name, "value": _json_value(value)})
         return Handle(int(result["ptr"]), int(result["version"]))
 
-    def read(self, handle: Union[Handle, int]) -> bytes:
+    def read(self, handle: Handle | int) -> bytes:
         """The object's value as JSON text, without blanks."""
         value = self.read_object(handle)["value"]
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
-    def read_object(self, handle: Union[Handle, int]) -> Dict[str, Any]:
+    def read_object(self, handle: Handle | int) -> dict[str, Any]:
         """{ptr, type, version, value, taint}."""
         return self.syscall(Syscall.READ, {"ptr": _ptr(handle)})
 
-    def write(self, handle: Union[Handle, int], patch: Patch, expected_version: int = 0) -> int:
-        """Applies a JSON Patch (RFC 6902, and `set`) and returns the new version. With `expected_version` only if that is
-        the version there, else ConflictError; 0 does not check."""
+    def write(self, handle: Handle | int, patch: Patch, expected_version: int = 0) -> int:
+        """Applies a JSON Patch (RFC 6902, and `set`) and returns the new version. With `expected_version` only if that
+        is the version there, else ConflictError; 0 does not check."""
         args = {"ptr": _ptr(handle), "patch": _patch(patch), "expected_version": expected_version}
         return int(self.syscall(Syscall.WRITE, args)["version"])
 
-    def delete(self, handle: Union[Handle, int], expected_version: int = 0) -> None:
+    def delete(self, handle: Handle | int, expected_version: int = 0) -> None:
         self.syscall(Syscall.DELETE, {"ptr": _ptr(handle), "expected_version": expected_version})
 
-    def batch(self, operations: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
-        """Up to 100 of {"op": "alloc", type, value}, {"op": "write", ptr, patch}, {"op": "delete", ptr}: all or nothing."""
+    def batch(self, operations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Up to 100 of {"op": "alloc", type, value}, {"op": "write", ptr, patch}, {"op": "delete", ptr}: all or
+        nothing."""
         return list(self.syscall(Syscall.BATCH, {"operations": operations})["results"])
 
-    def query(self, what: str = "objects", **args: Any) -> Dict[str, Any]:
+    def query(self, what: str = "objects", **args: Any) -> dict[str, Any]:
         """Asks about objects, audit, authorize, budget, capabilities, tools or agents."""
         return self.syscall(Syscall.QUERY, dict(args, what=what))
 
-    # ---- authorization ------------------------------------------------------------------------------------------------
+    # ---- authorization ---------------------------------------------------------------------------------------------
 
     def authorize(self, operation: str, target: str) -> bool:
         """May it be done? `operation` as in a policy ("fs.read", "net.connect") or short ("READ"), in any case."""
         return self.authorize_details(operation, target).authorized
 
     def authorize_details(self, operation: str, target: str) -> AuthorizationDetails:
-        """The answer with its reason, the rule that decided and what would allow it. A file is judged as it resolves."""
+        """The answer with its reason, the rule that decided and what would allow it. A file is judged as it
+        resolves."""
         if operation.lower().startswith(_FILE_OPS) and "://" not in target:
             target = os.path.realpath(target)
         return AuthorizationDetails(self.query("authorize", op=operation, target=target))
 
-    def get_last_denial(self) -> Optional[DenialInfo]:
+    def get_last_denial(self) -> DenialInfo | None:
         """The last thing this agent was refused, or None."""
         try:
             return DenialInfo(self.syscall(Syscall.LAST_ERROR))
         except NotFoundError:
             return None
 
-    def budget_status(self, resource: Optional[str] = None) -> Dict[str, Any]:
+    def budget_status(self, resource: str | None = None) -> dict[str, Any]:
         """{resource, limit, used, reserved, remaining} of one budget, or {name: {limit, …}} of all. None: unlimited."""
         if resource is not None:
             return self.syscall(Syscall.BUDGET_STATUS, {"resource": resource})
         return dict(self.syscall(Syscall.BUDGET_STATUS)["budgets"])
 
-    # ---- the log ------------------------------------------------------------------------------------------------------
+    # ---- the log ---------------------------------------------------------------------------------------------------
 
-    def commit(self) -> Dict[str, Any]:
+    def commit(self) -> dict[str, Any]:
         """Everything so far is on disk and signed: {seq, hash, checkpoint}."""
         return self.syscall(Syscall.COMMIT)
 
-    def audit_query(self, query: Optional[Dict[str, Any]] = None, **filters: Any) -> List[Dict[str, Any]]:
+    def audit_query(self, query: dict[str, Any] | None = None, **filters: Any) -> list[dict[str, Any]]:
         """Entries of the log, by from_seq, to_seq, op, limit."""
         return list(self.query("audit", **dict(query or {}, **filters))["entries"])
 
     audit_logs = audit_query
 
-    def audit_log(self, event_type: str, details: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
+    def audit_log(self, event_type: str, details: dict[str, Any] | None = None) -> dict[str, Any]:
         """Puts an event of the agent's own into the log."""
         return self.syscall(Syscall.ASSERT, {"event": event_type, "details": details or {}})
 
-    # ---- tools, agents, models ------------------------------------------------------------------------------------------
+    # ---- tools, agents, models -------------------------------------------------------------------------------------
 
-    def call_tool(self, tool_name: str, params: Union[bytes, Dict[str, Any], None] = None) -> Dict[str, Any]:
+    def call_tool(self, tool_name: str, params: bytes | dict[str, Any] | None = None) -> dict[str, Any]:
         return self.syscall(Syscall.CALL, {"tool": tool_name, "params": _json_value(params or {})})
 
     tool_call = call_tool
 
-    def http_request(self, method: str, url: str, body: Optional[str] = None, **more: Any) -> Dict[str, Any]:
+    def http_request(self, method: str, url: str, body: str | None = None, **more: Any) -> dict[str, Any]:
         params = dict(more, method=method, url=url)
         if body is not None:
             params["body"] = body
         return self.call_tool("http_request", params)
 
-    def spawn(self, program: str, argv: Optional[List[str]] = None, **more: Any) -> Dict[str, Any]:
+    def spawn(self, program: str, argv: list[str] | None = None, **more: Any) -> dict[str, Any]:
         return self.syscall(Syscall.SPAWN, dict(more, program=program, argv=argv or [program]))
 
-    def send(self, to: str, payload: Json, **more: Any) -> Dict[str, Any]:
+    def send(self, to: str, payload: Json, **more: Any) -> dict[str, Any]:
         return self.syscall(Syscall.SEND, dict(more, to=to, payload=payload))
 
-    def recv(self, limit: int = 10, timeout_ms: int = 0) -> List[Dict[str, Any]]:
+    def recv(self, limit: int = 10, timeout_ms: int = 0) -> list[dict[str, Any]]:
         return list(self.syscall(Syscall.RECV, {"limit": limit, "timeout_ms": timeout_ms})["messages"])
 
-    def respond(self, content: Json) -> Dict[str, Any]:
+    def respond(self, content: Json) -> dict[str, Any]:
         return self.syscall(Syscall.RESPOND, {"content": content})
 
-    def assert_(self, name: str, value: bool, message: Optional[str] = None, halt: bool = False) -> Dict[str, Any]:
-        args: Dict[str, Any] = {"name": name, "value": value, "halt": halt}
+    def assert_(self, name: str, value: bool, message: str | None = None, halt: bool = False) -> dict[str, Any]:
+        args: dict[str, Any] = {"name": name, "value": value, "halt": halt}
         if message is not None:
             args["message"] = message
         return self.syscall(Syscall.ASSERT, args)
 
-    def inference(self, model: str, prompt: Union[str, List[Dict[str, Any]]], **more: Any) -> Dict[str, Any]:
+    def inference(self, model: str, prompt: str | list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         """`prompt`: a string, or messages [{role, content}]."""
         key = "prompt" if isinstance(prompt, str) else "messages"
         return self.syscall(Syscall.INFERENCE, dict(more, model=model, **{key: prompt}))
 
-    # ---- files ----------------------------------------------------------------------------------------------------------
+    # ---- files -----------------------------------------------------------------------------------------------------
 
     def file_read(self, path: str, max_size: int = 10 * 1024 * 1024) -> bytes:
         """The file's bytes, by plain open(2). Raises OperationDeniedError (with what would allow it), NotFoundError,
@@ -190,19 +193,19 @@ class Budget:
     def __init__(self, kernel: AuthorityKernel) -> None:
         self._kernel = kernel
 
-    def status(self) -> Dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         return self._kernel.budget_status()
 
-    def remaining(self, resource: str) -> Optional[float]:
+    def remaining(self, resource: str) -> float | None:
         """What is left; None: unlimited."""
         value = self._kernel.budget_status(resource)["remaining"]
         return None if value is None else value
 
-    def history(self, count: int = 60) -> List[Dict[str, Any]]:
+    def history(self, count: int = 60) -> list[dict[str, Any]]:
         return list(self._kernel.syscall(Syscall.BUDGET_HISTORY, {"count": count})["snapshots"])
 
 
-def _ptr(handle: Union[Handle, int]) -> int:
+def _ptr(handle: Handle | int) -> int:
     return handle.id if isinstance(handle, Handle) else int(handle)
 
 
@@ -215,7 +218,7 @@ def _json_value(value: Any) -> Any:
     try:
         return json.loads(bytes(value).decode("utf-8"))
     except ValueError as error:
-        raise InvalidArgumentError("not JSON: {}".format(error)) from None
+        raise InvalidArgumentError(f"not JSON: {error}") from None
 
 
 def _patch(patch: Patch) -> Any:

@@ -1,8 +1,8 @@
 """The two doors to the kernel, by ctypes: a reserved prctl option, and the raw system call numbers.
 
 Both return the reply's length, or fail with an errno; the error's JSON is then in the reply buffer. Outside akbox prctl
-says EINVAL and the raw number ENOSYS, both without touching the buffer, which is how the two cases are told apart. ctypes
-releases the GIL during a call and keeps errno per thread.
+says EINVAL and the raw number ENOSYS, both without touching the buffer, which is how the two cases are told apart.
+ctypes releases the GIL during a call and keeps errno per thread.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from .errors import AuthorityKernelError, BufferOverflowError, NotUnderAkboxErro
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Optional, Tuple
+    from collections.abc import Callable
+    from typing import Any
 
     Door = Callable[[int, bytes, Any, int, bool], int]
 
@@ -33,7 +34,7 @@ class Doors:
     def __init__(self, libc: Any = None) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True) if libc is None else libc
         self._local = threading.local()
-        self._door: Optional[Door] = None
+        self._door: Door | None = None
         prctl, syscall = self._libc.prctl, self._libc.syscall
         prctl.restype = ctypes.c_int
         prctl.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong]
@@ -43,7 +44,7 @@ class Doors:
             ctypes.c_ulong,
         ]  # fmt: skip
 
-    def __call__(self, nr: int, request: bytes) -> Tuple[int, bytes]:
+    def __call__(self, nr: int, request: bytes) -> tuple[int, bytes]:
         """(0, reply) or (errno, error reply). Raises NotUnderAkboxError when neither door is served."""
         if self._door is not None:
             return self._through(self._door, nr, request)
@@ -54,24 +55,24 @@ class Doors:
                 return error, body
         raise NotUnderAkboxError
 
-    def _through(self, door: Door, nr: int, request: bytes) -> Tuple[int, bytes]:
+    def _through(self, door: Door, nr: int, request: bytes) -> tuple[int, bytes]:
         buffer = self._buffer(FIRST_CAPACITY)
         error, body = self._once(door, nr, request, buffer, False)
         while error == errno.EMSGSIZE and not body:  # the reply waits for a larger buffer; nothing is done twice
             capacity = len(buffer) * 8
             if capacity > LAST_CAPACITY:
-                raise BufferOverflowError("the reply is larger than {} bytes".format(len(buffer)), errno=error)
+                raise BufferOverflowError(f"the reply is larger than {len(buffer)} bytes", errno=error)
             buffer = ctypes.create_string_buffer(capacity)
             error, body = self._once(door, nr, request, buffer, True)
         return error, body
 
     @staticmethod
-    def _once(door: Door, nr: int, request: bytes, buffer: Any, fetch: bool) -> Tuple[int, bytes]:
+    def _once(door: Door, nr: int, request: bytes, buffer: Any, fetch: bool) -> tuple[int, bytes]:
         buffer[0] = b"\0"
         length = door(nr, request, buffer, len(buffer), fetch)
         if length >= 0:
             if length > len(buffer):
-                raise AuthorityKernelError("a reply of {} bytes in a buffer of {}".format(length, len(buffer)))
+                raise AuthorityKernelError(f"a reply of {length} bytes in a buffer of {len(buffer)}")
             return 0, ctypes.string_at(buffer, length)
         return ctypes.get_errno(), buffer.value
 

@@ -7,7 +7,7 @@ from enum import IntEnum
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Optional
+    from typing import Any
 
 
 class Syscall(IntEnum):
@@ -49,14 +49,14 @@ class _Record:
 
     __slots__ = ("raw",)
 
-    def __init__(self, raw: Dict[str, Any]) -> None:
+    def __init__(self, raw: dict[str, Any]) -> None:
         self.raw = raw
 
     def __repr__(self) -> str:
-        return "{}({})".format(type(self).__name__, self.raw)
+        return f"{type(self).__name__}({self.raw})"
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.raw == other.raw  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.raw == other.raw
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -79,13 +79,13 @@ class DenialInfo(_Record):
         return str(self.raw["target"])
 
     @property
-    def capability_required(self) -> Optional[str]:
+    def capability_required(self) -> str | None:
         return self.raw.get("missing_cap")
 
     missing_cap = capability_required
 
     @property
-    def suggestion(self) -> Optional[str]:
+    def suggestion(self) -> str | None:
         return self.raw.get("suggested_fix")
 
     suggested_fix = suggestion
@@ -121,19 +121,19 @@ class AuthorizationDetails(_Record):
         return str(self.raw["reason"])
 
     @property
-    def rule(self) -> Optional[str]:
+    def rule(self) -> str | None:
         return self.raw.get("rule")
 
     @property
-    def capability_name(self) -> Optional[str]:
+    def capability_name(self) -> str | None:
         return self.raw.get("capability_name")
 
     @property
-    def missing_cap(self) -> Optional[str]:
+    def missing_cap(self) -> str | None:
         return self.raw.get("missing_cap")
 
     @property
-    def suggested_fix(self) -> Optional[str]:
+    def suggested_fix(self) -> str | None:
         return self.raw.get("suggested_fix")
 
     @property
