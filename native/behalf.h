@@ -1,5 +1,5 @@
-/* What the handlers that carry calls out on the agent's behalf share: arguments to objects, one answer, two locks' worth
- * of ordering. Used by call_mutate.c, call_attr.c, call_meta.c, call_net.c, call_send.c and call_misc.c. */
+/* What the handlers that carry calls out on the agent's behalf share: arguments to objects, strict metadata, and the order
+ * of looks and calls. Used by call_*.c, peer.c and control.c. */
 #ifndef AK_BEHALF_H
 #define AK_BEHALF_H
 
