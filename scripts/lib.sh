@@ -75,22 +75,23 @@ has_libseccomp() {
 }
 
 # need_venv EXTRAS: .venv with akbox installed from this checkout (editable) and the given extras ("" or "[dev]").
-# A stamp of everything the install depends on makes the second call free.
+# A stamp of everything the install depends on makes the second call free; an install with extras serves those without.
 need_venv() {
 	local extras=$1 stamp="$VENV/.akbox-stamp" want
-	want=$(cd "$ROOT" && { printf '%s\n' "$extras $PYTHON $VENV"; cat pyproject.toml setup.py native/*; } | sha256sum)
-	if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && "$VENV/bin/python" -c 'import akbox._native' 2>/dev/null; then
+	want=$(cd "$ROOT" && { printf '%s\n' "$PYTHON $VENV"; cat pyproject.toml setup.py native/*; } | sha256sum)
+	if [ -f "$stamp" ] && [[ "$(cat "$stamp")" == "$want$extras"* ]] && "$VENV/bin/python" -c 'import akbox._native' 2>/dev/null; then
 		return 0
 	fi
-	[ ! -e "$VENV" ] || [ -w "$VENV" ] || die "$VENV belongs to someone else and is out of date" "remove it, or run this as its owner"
-	[ -x "$VENV/bin/python" ] && usable_python "$VENV/bin/python" || {
+	[ ! -e "$VENV" ] || [ -w "$VENV" ] ||
+		die "$VENV belongs to someone else and is out of date" "remove it, or run this as its owner"
+	if ! { [ -x "$VENV/bin/python" ] && usable_python "$VENV/bin/python"; }; then
 		say "making .venv with $PYTHON"
 		"$PYTHON" -m venv --clear "$VENV"
-	}
+	fi
 	say "installing akbox$extras into .venv"
 	(
 		flock 9
 		cd "$ROOT" && "$VENV/bin/python" -m pip install -q --disable-pip-version-check --no-input -e ".$extras"
-	) 9>"$VENV/.akbox-lock"
-	printf '%s\n' "$want" >"$stamp"
+	) 9>"$ROOT/.build.lock"
+	printf '%s\n' "$want$extras" >"$stamp"
 }
