@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from akbox.kernel.signing import Signer
 
 Durability = Literal["group", "sync", "async"]
+RULES_NAME = "rules.json"
 CHECKPOINT_ENTRIES = 1000
 CHECKPOINT_NS = 10_000_000_000
 
@@ -126,9 +127,20 @@ class AuditLog:
         return receipt
 
     def set_rules(self, rules: Sequence[object]) -> None:
-        """What the rule numbers of events mean: `str(rules[i])` is what entries say."""
+        """What the rule numbers of events mean: `str(rules[i])` is what entries say. Raises AuditError.
+
+        They are kept in `rules.json` beside the log, so that events which only the ring holds after a crash can be read.
+        """
+        texts = tuple(map(str, rules))
         with self._lock:
-            self._renderer = EventRenderer(self.run_id, rules)
+            self._renderer = EventRenderer(self.run_id, texts)
+        path = self.path.with_name(RULES_NAME)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with open(fd, "wb") as file:
+                file.write(msgspec.json.encode(texts))
+        except OSError as error:
+            raise AuditError(f"{path}: {error.strerror}", error.errno or 0) from error
 
     def append_events(self, events: Iterable[Event], agent: bytes, *, merge: bool = True) -> tuple[int, list[Event]]:
         """Appends ring events in one write, floods of equal denials merged. Returns the number of the last entry and

@@ -16,7 +16,7 @@ from akbox.kernel.canonical import canonical
 PACKED = struct.Struct("<Q16s16sH32s32s")
 """What is chained: seq u64, agent, run, op u16, req_hash, res_hash; little-endian, no padding, 106 bytes."""
 GENESIS = bytes(32)
-HASHED_WITH_REQ = ("decision", "name", "pid", "rule", "stage", "target", "ts")
+HASHED_WITH_REQ = frozenset({"decision", "name", "pid", "rule", "stage", "target", "ts"})
 """Fields of the line that are hashed inside `req`, whose own keys must therefore be others."""
 DECISIONS = ("allow", "deny", "ask")
 
@@ -74,8 +74,12 @@ def trace_id(run: bytes, seq: int) -> str:
 
 
 def render(draft: Draft, *, seq: int, run: bytes, prev: bytes) -> tuple[bytes, bytes]:
-    """The entry's line (with its newline) and its this_hash. Raises CanonicalError for values that have no exact
-    form."""
+    """The entry's line (with its newline) and its this_hash.
+
+    Raises CanonicalError for values that have no exact form, ValueError for a key of `req` that the line has already.
+    """
+    if taken := draft.req.keys() & HASHED_WITH_REQ:
+        raise ValueError(f"req may not have {', '.join(sorted(taken))}: they are hashed with it under these names")
     ts = timestamp(draft.ts_ns)
     fields = {
         "decision": draft.decision,

@@ -110,9 +110,12 @@ class FloodFilter:
         self._changed = False
 
     def close(self) -> None:
+        """Closes the file, and takes it away when it holds nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+            if self.idle and not self._changed and self._path is not None:
+                os.unlink(self._path)
 
     def _expire(self, now_ns: int, out: list[Event]) -> None:
         while self._windows:

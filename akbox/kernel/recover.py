@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from akbox.kernel.audit import AuditError, AuditLog
+from akbox.kernel.audit import RULES_NAME, AuditError, AuditLog
 from akbox.kernel.entry import Draft, Entry, timestamp
 from akbox.kernel.event_lines import event_draft
 from akbox.kernel.events import ALLOW, Event, EventError, parse_events
@@ -53,7 +53,9 @@ class Recovery(msgspec.Struct, frozen=True):
         return bool(self.events or self.pending or self.torn_bytes)
 
 
-def recover(run_dir: str | os.PathLike[str], *, rules: Sequence[object] = (), signer: Signer | None = None) -> Recovery:
+def recover(
+    run_dir: str | os.PathLike[str], *, rules: Sequence[object] | None = None, signer: Signer | None = None
+) -> Recovery:
     """Completes the log of a run whose supervisor is gone, and signs a checkpoint over it. `rules` is what rule numbers
     mean (`CompiledPolicy.rules`). Raises AuditError when the log is damaged beyond a torn last line, when the ring is,
     or when the run is still alive (its log is locked)."""
@@ -67,6 +69,8 @@ def recover(run_dir: str | os.PathLike[str], *, rules: Sequence[object] = (), si
     run = run or found.run
     if run is None:
         raise AuditError(f"{directory} holds neither a ring nor a log")
+    if rules is None:
+        rules = _read_rules(directory / RULES_NAME)
     log = AuditLog(path, run, rules=rules, signer=signer)
     try:
         missing, late = _missing(log, waiting, pending, rules)
@@ -208,6 +212,14 @@ def _read_pending(path: Path) -> Sequence[Event]:
         return []
     except EventError as error:
         raise AuditError(f"{path}: {error}") from error
+
+
+def _read_rules(path: Path) -> Sequence[object]:
+    """Without the file, which is written before the first event, rules stay numbers."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[str])
+    except (FileNotFoundError, msgspec.DecodeError):
+        return ()
 
 
 def _entry(done: Recovery, agent: bytes, torn_hash: str | None) -> Draft:

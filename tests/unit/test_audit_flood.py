@@ -57,6 +57,7 @@ def test_pending_counts_are_on_disk_before_record_returns(tmp_path: Path) -> Non
     assert list(read_pending((tmp_path / "pending").read_bytes())) == []
     assert [e["req"].get("count") for e in box.entries()] == [None, 4]
     box.close()
+    assert not (tmp_path / "pending").exists()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,6 +67,17 @@ def test_golden_line() -> None:
         f'"req_hash":"{req_hash.hex()}","res_hash":"{res_hash.hex()}","prev_hash":"{"00" * 32}",'
         f'"this_hash":"{this.hex()}"}}\n'
     )
+
+
+@pytest.mark.parametrize("key", ["name", "ts", "target", "decision", "stage", "rule", "pid"])
+def test_a_request_may_not_hide_a_field_of_the_line(tmp_path: Path, key: str) -> None:
+    """Hashed under one name they could not be told apart, and the log would not verify."""
+    log = opened(tmp_path)
+    with pytest.raises(ValueError, match=key):
+        log.append(msgspec.structs.replace(draft(), req={key: "x"}))
+    log.append(draft())
+    log.close()
+    assert verify(tmp_path / "audit.jsonl").entries == 1
 
 
 EVENTS = st.builds(

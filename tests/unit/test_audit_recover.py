@@ -55,6 +55,8 @@ def test_what_the_log_lacks_is_added_once(tmp_path: Path) -> None:
     write_ring(tmp_path / "ring", box.run_id, events[2:], tail=SIZE * 3 - 200)  # 2 and 3 were logged, not yet consumed
     assert recover(tmp_path) == Recovery(2, 0, 0)
     assert targets(tmp_path) == [*(f"/app/{i}" for i in range(6)), "run:recovered"]
+    lines = (tmp_path / "audit.jsonl").read_bytes().splitlines()
+    assert {json.loads(line)["rule"] for line in lines[:-1]} == {"fs.read /app/**"}  # from rules.json
     before = (tmp_path / "audit.jsonl").read_bytes()
     assert recover(tmp_path) == Recovery(0, 0, 0)
     assert (tmp_path / "audit.jsonl").read_bytes() == before

@@ -42,7 +42,7 @@ class AuthorityKernelError(Exception):
 
     def __str__(self) -> str:
         text = f"{self.name}: {self.message}" if self.name else self.message
-        return f"{text} (to allow it: {self.suggested_fix})" if self.suggested_fix else text
+        return f"{text} (fix: {self.suggested_fix})" if self.suggested_fix else text
 
 
 class OperationDeniedError(AuthorityKernelError):
