@@ -129,7 +129,7 @@ class AuditLog:
     def set_rules(self, rules: Sequence[object]) -> None:
         """What the rule numbers of events mean: `str(rules[i])` is what entries say. Raises AuditError.
 
-        They are kept in `rules.json` beside the log, so that events which only the ring holds after a crash can be read.
+        They are kept in `rules.json` beside the log: events that only the ring holds after a crash can be read then.
         """
         texts = tuple(map(str, rules))
         with self._lock:
