@@ -82,7 +82,7 @@ static int judge_file(struct ak_call *c, const struct ak_object *o, char head[HE
 {
 	if (o->flags & AK_ANONYMOUS)    /* memfd or removed: nobody can say later what was run */
 		return refuse(c, o, EACCES);
-	if (!(o->flags & AK_FOREIGN) && kernel_error(o))
+	if (!(o->flags & AK_FOREIGN) && !ak_hidden(c, o->path, o->len) && kernel_error(o))
 		return kernel_error(o);
 	if (is_dynamic_linker(o->path) && !ak_policy_exec_exact(c->config->policy, o->path, o->len))
 		return refuse(c, o, EACCES);
@@ -100,14 +100,14 @@ static int judge_file(struct ak_call *c, const struct ak_object *o, char head[HE
 }
 
 /* The file and the interpreters its first line leads to. 0: the kernel may go on. */
-static int judge_chain(struct ak_call *c, int dirfd, const char *path, unsigned flags)
+static int judge_chain(struct ak_call *c, int dirfd, char *path, unsigned flags)
 {
 	char head[HEAD_BYTES], interpreter[HEAD_BYTES];
 	for (int depth = 0; depth <= SCRIPTS_MAX; depth++) {
 		struct ak_object o;
 		int n = ak_resolve(c, dirfd, path, flags, &o);
 		if (n < 0)
-			return n;
+			return ak_hide_error(c, dirfd, path, n);
 		n = judge_file(c, &o, head);
 		ak_object_close(&o);
 		if (n < 0)

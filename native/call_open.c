@@ -36,7 +36,8 @@ struct request {
 	mode_t mode;
 	uint64_t resolve;               /* RESOLVE_* */
 	int base;                       /* O_PATH descriptor of ours that a relative path begins at */
-	const char *path;
+	int dirfd;                      /* what the agent passed; for errors only */
+	char *path;
 };
 
 /* ---- arguments --------------------------------------------------------------------------------------------------- */
@@ -241,7 +242,7 @@ static int create(struct ak_call *c, const struct request *r)
 	struct ak_parent place;
 	int error = find_place(c, r, &place);
 	if (error)
-		return error;
+		return ak_hide_error(c, r->dirfd, r->path, error);
 	error = ak_judge_fs(c, AK_OP_OPEN, need_of(r->flags) | AK_WRITE, place.path, place.len, r->flags);
 	if (error == 0)
 		error = ak_adopt_umask(c);
@@ -267,7 +268,7 @@ static int create_unnamed(struct ak_call *c, const struct request *r)
 	static const char child[] = "/#unnamed";
 	int error = ak_resolve_from(c, r->base, r->path, r->flags & O_NOFOLLOW ? AK_NOFOLLOW : 0, r->resolve, &dir);
 	if (error)
-		return error;
+		return ak_hide_error(c, r->dirfd, r->path, error);
 	if (!S_ISDIR(dir.st.st_mode) && !(dir.flags & AK_FOREIGN))
 		error = -ENOTDIR;
 	else if (dir.len + sizeof child > sizeof dir.path)
@@ -302,7 +303,7 @@ static int open_once(struct ak_call *c, const struct request *r, struct ak_outco
 	if (error == -ENOENT && (r->flags & O_CREAT))
 		return create(c, r);
 	if (error)
-		return error;
+		return ak_hide_error(c, r->dirfd, r->path, error);
 	int fd = r->flags & O_PATH ? open_path_only(c, r, &o) : open_existing(c, r, &o, out);
 	ak_object_close(&o);
 	return fd;
@@ -315,6 +316,7 @@ static void do_open(struct ak_call *c, struct request *r, int dirfd, uint64_t pa
 	bool from_base = len > 0 && (path[0] != '/' || (r->resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT)));
 	int fd = -EAGAIN;
 	r->path = path;
+	r->dirfd = dirfd;
 	r->base = from_base ? ak_task_base(c, dirfd) : AT_FDCWD;
 	if (len <= 0 || (from_base && r->base < 0)) {
 		ak_deny(out, len < 0 ? (int)-len : len == 0 ? ENOENT : -r->base);

@@ -24,6 +24,7 @@
 #define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
 #endif
 #define SYNC_WAKE_UP 1ul
+#define THREADS_MAX 4                   /* by default: the kernel wakes every receiving thread for every call */
 
 struct ak_notify_thread {
 	pthread_t thread;
@@ -207,7 +208,7 @@ int ak_notify_start(struct ak_enforcer *e, int listener, unsigned count)
 									       : sizeof(struct seccomp_notif);
 	if (count == 0) {
 		long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-		count = cpus < 2 ? 2 : (unsigned)cpus;
+		count = cpus < 2 ? 2 : cpus > THREADS_MAX ? THREADS_MAX : (unsigned)cpus;
 	}
 	e->threads = calloc(count, sizeof *e->threads);
 	if (!e->threads)

@@ -4,7 +4,7 @@
 
 #include "enforcer.h"
 
-/* Takes the listener over and starts `count` threads (0: one per CPU, at least two). 0 or -errno. */
+/* Takes the listener over and starts `count` threads (0: one per CPU, two at least and four at most). 0 or -errno. */
 int ak_notify_start(struct ak_enforcer *e, int listener, unsigned count);
 /* Ends the threads; calls received and not answered stay so until the listener is closed. */
 void ak_notify_stop(struct ak_enforcer *e);

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from enforcer_run import EXECVE, EXECVEAT, OPENAT, OPENAT2, OPENS, Event, call, errno_of, make_policy, read_text, run
 
+from akbox import _native
+
 AT_FDCWD = -100
 NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH, IN_ROOT, CACHED = 1, 2, 4, 8, 16, 32
 
@@ -223,6 +225,27 @@ def test_a_removed_link_to_a_denied_file_stays_denied(world: World) -> None:
         return read_text(f"/proc/self/fd/{fd}")
 
     assert world.run(body) == "EACCES"
+
+
+def test_under_strict_metadata_hidden_names_do_not_exist(world: World) -> None:
+    (world.base / "hidden").mkdir()
+    (world.base / "hidden/file").write_text("x")
+    (world.W / "link").symlink_to(world.base / "hidden/file/x")
+
+    def body() -> object:
+        hidden = [world.H, world.base / "hidden/file", world.base / "hidden/none", f"{world.H}/x", world.W / "link"]
+        return [
+            [read_text(p) for p in hidden],
+            [errno_of(lambda p=p: os.open(p, os.O_CREAT | os.O_WRONLY)) for p in hidden],
+            [errno_of(lambda p=p: os.open(p, os.O_PATH)) for p in hidden],
+            [errno_of(lambda p=p: os.open(p, os.O_CREAT | os.O_EXCL | os.O_WRONLY)) for p in hidden[:4]],
+            [read_text(world.R / "a"), read_text(world.R / "a/x"), read_text(world.R / "none")],
+        ]
+
+    policy = make_policy(read=(f"{world.R}/**",), write=(f"{world.W}/**",))
+    seen, _ = run(body, policy, flags=_native.FLAG_STRICT_METADATA)
+    assert seen[:4] == [["ENOENT"] * 5, ["ENOENT"] * 5, ["ENOENT"] * 5, ["ENOENT"] * 4]
+    assert seen[4] == ["readable", "ENOTDIR", "ENOENT"]
 
 
 # ---- errors are the kernel's -----------------------------------------------------------------------------------------
