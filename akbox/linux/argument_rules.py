@@ -170,6 +170,34 @@ def _sendto(plan: FilterPlan) -> Rules:
     return ((Match(3, _MSG_FASTOPEN, 0), Match(4, POINTER, 0)),)
 
 
+_SOL_IP, _SOL_IPV6 = 0, 41
+_IP_OPTIONS = 4
+_IPV6_ROUTING = (5, 6, 55, 57, 59)  # 2292RTHDR, 2292PKTOPTIONS, RTHDRDSTOPTS, RTHDR, DSTOPTS (home address)
+
+
+def _setsockopt(plan: FilterPlan) -> Rules:
+    """Every option but those that put a route of the sender's choice into the header (RFC 791, RFC 3542)."""
+    del plan
+    levels = _in_ranges(1, INT, [(1, _SOL_IPV6 - 1), (_SOL_IPV6 + 1, INT)])
+    of_ip = _in_ranges(2, INT, _all_but((_IP_OPTIONS,)))
+    of_ipv6 = _in_ranges(2, INT, _all_but(_IPV6_ROUTING))
+    return (
+        *levels,
+        *((Match(1, INT, _SOL_IP), *rule) for rule in of_ip),
+        *((Match(1, INT, _SOL_IPV6), *rule) for rule in of_ipv6),
+    )
+
+
+def _all_but(values: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The ranges of 32-bit numbers between `values` (ascending)."""
+    ranges, start = [], 0
+    for value in values:
+        if start < value:
+            ranges.append((start, value - 1))
+        start = value + 1
+    return [*ranges, (start, INT)]
+
+
 # ---- processes -------------------------------------------------------------------------------------------------------
 
 _CLONE_NAMESPACES = 0x7E02_0000  # NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET; NEWTIME is clone3's alone
@@ -255,6 +283,7 @@ _MAKERS: dict[str, Callable[[FilterPlan], Rules]] = {
     "socket": _socket,
     "socketpair": lambda plan: _one_of(0, (_AF_UNIX,)),
     "sendto": _sendto,
+    "setsockopt": _setsockopt,
     "clone": _clone,
     "unshare": _unshare,
     "personality": _personality,

@@ -57,7 +57,7 @@ GROUPS: tuple[Group, ...] = (
         "acts on sockets that are already connected, or only says what a socket is",
         """
         accept 43 202; accept4 288 242; recvfrom 45 207; recvmsg 47 212; recvmmsg 299 243; shutdown 48 210;
-        getsockname 51 204; getpeername 52 205; setsockopt 54 208; getsockopt 55 209
+        getsockname 51 204; getpeername 52 205; getsockopt 55 209
         """,
     ),
     Group(
@@ -209,6 +209,12 @@ GROUPS: tuple[Group, ...] = (
         errno.EACCES,
         "only unix, TCP, UDP and routing sockets can be held to a policy; every other family or protocol goes round it",
         "socket 41 198; socketpair 53 199",
+    ),
+    Group(
+        Action.REFUSE,
+        errno.EPERM,
+        "source routes lead a packet elsewhere than to the address that was judged",
+        "setsockopt 54 208",
     ),
     Group(
         Action.REFUSE,
