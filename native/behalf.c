@@ -72,7 +72,8 @@ int ak_object_arg(struct ak_call *c, uint16_t op, int dirfd, uint64_t addr, unsi
 	int error = ak_resolve(c, dirfd, path, flags, out);
 	if (error < 0)
 		return ak_hide_error(c, dirfd, path, error);
-	if ((out->flags & AK_ANONYMOUS) || !ak_hidden(c, out->path, out->len))
+	/* What the agent holds open (a standard stream it was given, say) is no secret from it: fstat() is not trapped. */
+	if ((len == 0 && dirfd != AT_FDCWD) || (out->flags & AK_ANONYMOUS) || !ak_hidden(c, out->path, out->len))
 		return 0;
 	error = ak_record(c, op, AK_DENY, 0, AK_NO_RULE, 0, ENOENT, 0, out->path, NULL);
 	ak_object_close(out);

@@ -212,6 +212,17 @@ def test_p46_keep_fd(worlds: Worlds, user: str, interposer: str) -> None:
         other.close()
 
 
+@BOTH_OF_EACH
+def test_f47_given_descriptors_can_be_looked_at(worlds: Worlds, user: str, interposer: str) -> None:
+    """Under strict metadata a standard stream may be a file whose name does not exist for the agent."""
+    with worlds.lend(uid_of(user)) as world:
+        world.write(world.T / "plain", "given\n")
+        strict: dict[str, object] = {"fs.metadata": "strict"}
+        with open(world.T / "plain") as given:
+            result = run_inside(world, ("cat",), interposer=interposer, policy=strict, stdin=given.fileno())
+        assert sound(world, result).stdout == "given\n", str(result)
+
+
 STDIN = [("null", "0"), ("pipe", "5"), ("closed", "closed"), ("file", "6")]
 
 

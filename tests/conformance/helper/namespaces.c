@@ -5,6 +5,7 @@
 #include <linux/sched.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
 
@@ -40,11 +41,13 @@ static long try_clone3(char **argv)
 	return pid;
 }
 
+/* By pidfd ("self" or a process), so that no file in /proc has to be opened first. */
 static long try_setns(char **argv)
 {
-	int fd = open(argv[1], O_RDONLY | O_CLOEXEC);
+	pid_t pid = strcmp(argv[1], "self") == 0 ? getpid() : (pid_t)number(argv[1]);
+	long pidfd = sys(SYS_pidfd_open, pid, 0, 0, 0, 0, 0);
 
-	return fd < 0 ? -errno : sys(SYS_setns, GARBAGE(fd), GARBAGE(0), 0, 0, 0, 0);
+	return pidfd < 0 ? pidfd : sys(SYS_setns, GARBAGE(pidfd), GARBAGE(number(argv[2])), 0, 0, 0, 0);
 }
 
 static long try_mount(char **argv)
@@ -123,7 +126,7 @@ const struct attempt namespace_attempts[] = {
 	{ "unshare", 1, try_unshare },
 	{ "clone", 1, try_clone },
 	{ "clone3", 1, try_clone3 },
-	{ "setns", 1, try_setns },
+	{ "setns", 2, try_setns },
 	{ "mount", 1, try_mount },
 	{ "umount2", 1, try_umount2 },
 	{ "pivot_root", 1, try_pivot_root },
