@@ -41,7 +41,7 @@ open('bait', 'w').write('bait')
 def attempt(what, path, action):
     try:
         action()
-    except PermissionError:
+    except (PermissionError, FileExistsError):
         return
     except FileNotFoundError:
         if not os.path.isdir(os.path.dirname(path)):

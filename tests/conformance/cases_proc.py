@@ -127,7 +127,7 @@ def _own_state_unchanged(world: World, result: Result) -> None:
     assert not list(world.W.glob("akbox.*")), str(result)
 
 
-STATE: dict[str, object] = {"fs.read": ["{STATE}/**", "{HOME}/../policy.toml"], "fs.write": ["{STATE}/**"]}
+STATE: dict[str, object] = {"fs.read": ["{STATE}/**"], "fs.write": ["{STATE}/**"]}
 OWN_FILES = [
     Case("R11-log", "read the log, with its directory granted", sh("cat {STATE}/akbox/runs/*/audit.jsonl"),
          Expect(errnos=HIDDEN), control=None, policy=STATE, check=_own_state_unchanged),

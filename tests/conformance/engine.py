@@ -112,10 +112,17 @@ def execute(
 
 
 def toml(sections: dict[str, dict[str, object]], top: dict[str, object]) -> str:
-    lines = [f"{key} = {json.dumps(value)}" for key, value in top.items()]
+    lines = [f"{key} = {inline(value)}" for key, value in top.items()]
     for section, keys in sections.items():
-        lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
+        lines += [f"[{section}]", *(f"{key} = {inline(value)}" for key, value in keys.items())]
     return "\n".join(lines) + "\n"
+
+
+def inline(value: object) -> str:
+    """A value in TOML: as in JSON, but for tables."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {inline(item)}" for key, item in value.items()) + " }"
+    return json.dumps(value)
 
 
 def policy_text(world: World, extra: dict[str, object]) -> str:
@@ -177,7 +184,7 @@ def run_inside(
         env=env,
     )
     if report.exists():
-        result.report = json.loads(report.read_text())
+        result.report = json.loads(report.read_text() or "{}")
     read_log(world, result)
     return result
 

@@ -47,7 +47,7 @@ def main() -> None:
     said: list[str] = []
 
     def run() -> None:
-        result = akbox.Sandbox(akbox.Policy.load("default")).run(["echo", "from a thread"])
+        result = akbox.Sandbox("default").run(["echo", "from a thread"])
         said.append(result.stdout.decode().strip() if result.exit_code == 0 else f"{result.exit_code} {result.reason}")
 
     runs = [threading.Thread(target=run) for _ in range(4)]
