@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from akbox.linux.result import RunResult
     from akbox.linux.run import Run
     from akbox.linux.sandbox import Sandbox
-    from akbox.policy import PolicyError
+    from akbox.policy.check import PolicyError
     from akbox.policy.model import Policy
 
 __version__ = "0.1.0"
@@ -24,7 +24,7 @@ __all__ = ["CannotRun", "Policy", "PolicyError", "Run", "RunResult", "Sandbox", 
 _HOMES = {
     "CannotRun": "akbox.linux.errors",
     "Policy": "akbox.policy.model",
-    "PolicyError": "akbox.policy",
+    "PolicyError": "akbox.policy.check",
     "Run": "akbox.linux.run",
     "RunResult": "akbox.linux.result",
     "Sandbox": "akbox.linux.sandbox",

@@ -9,8 +9,9 @@ missing mask), POINTER for whole registers.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 INT = 0xFFFF_FFFF
 POINTER = 0xFFFF_FFFF_FFFF_FFFF
@@ -28,8 +29,7 @@ Rule = tuple[Match, ...]  # all must hold
 Rules = tuple[Rule, ...]  # one must hold
 
 
-@dataclass(frozen=True, slots=True)
-class FilterPlan:
+class FilterPlan(Struct, frozen=True):
     """What the filter must know of the host and the policy; equal plans give equal filters.
 
     arch: "x86_64" or "aarch64". strict_metadata: fs.metadata = "strict". reads_in_kernel: audit.level = "writes" and

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import errno
 from collections import OrderedDict
-from dataclasses import dataclass
 from threading import Lock
+
+from msgspec import Struct
 
 from akbox.kernel.kernel import Kernel
 
@@ -19,8 +20,7 @@ MAX_REQUEST = 1 << 20
 _MAX_KEPT = 1024
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """`value`: the call's return value, the reply's length or -errno. `body`: goes to the caller's buffer, cut to it."""
 
     value: int

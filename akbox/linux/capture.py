@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import threading
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
+
+from msgspec.structs import replace
 
 from akbox.linux.result import RunResult
 from akbox.linux.run import Run
@@ -62,7 +63,7 @@ class Capture:
             raise
         for thread in self._threads:
             thread.join()
-        return dataclasses.replace(result, stdout=bytes(self._collected[1]), stderr=bytes(self._collected[2]))
+        return replace(result, stdout=bytes(self._collected[1]), stderr=bytes(self._collected[2]))
 
     def _start_threads(self) -> None:
         """Our copies of the child's ends go first: only then is the end of the tree the end of the streams."""

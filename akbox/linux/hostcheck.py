@@ -7,8 +7,9 @@ used where they are and need no waiver.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from akbox.linux.errors import CannotRun
 from akbox.linux.probe import HostReport, Layer, ProbeError, run_report
@@ -30,8 +31,7 @@ _TRACE = ("trace",)
 WAIVABLE = ("landlock",)
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(Struct, frozen=True):
     """What a run may build on. degraded: layers that are missing and were waived.
 
     authority_numbers: the raw numbers 1024-1044 can be served (RET_TRAP and a tracer). signals_scoped: Landlock keeps signals

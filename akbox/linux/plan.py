@@ -10,8 +10,9 @@ import os
 import platform
 import resource
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from akbox import _native
 from akbox.linux import syscalls
@@ -29,8 +30,7 @@ INTERPOSERS = ("auto", "ptrace", "notify")
 READ = 1
 
 
-@dataclass(frozen=True)
-class LaunchPlan:
+class LaunchPlan(Struct, frozen=True):
     """argv, envp and paths are the bytes given to the kernel; `trapped` has one bit for each call the listener gets."""
 
     exec_path: bytes
@@ -50,8 +50,7 @@ class LaunchPlan:
     degraded: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(Struct, frozen=True):
     """What the caller asked for. env: the environment that the policy's `env` section filters."""
 
     policy: Policy

@@ -11,9 +11,10 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+from msgspec import Struct
 
 from akbox.linux.layers import Layer
 from akbox.linux.ruleset import missing_layers
@@ -67,8 +68,7 @@ class ProbeError(Exception):
     """The probing process itself could not be run: nothing is known about this host, so nothing can be promised."""
 
 
-@dataclass(frozen=True, slots=True)
-class HostReport:
+class HostReport(Struct, frozen=True):
     """layers: in the order of doctor's table. landlock_abi: 0 when there is no Landlock."""
 
     layers: tuple[Layer, ...]

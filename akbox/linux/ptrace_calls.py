@@ -12,7 +12,8 @@ import errno
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from akbox import _native
 from akbox.linux.inject import Injector, TaskGone
@@ -24,8 +25,7 @@ _POLL_S = 0.002
 Outcome = tuple[int, int, int, bool]
 
 
-@dataclass
-class _Waiting:
+class _Waiting(Struct):
     tid: int
     outcome: Future[Outcome]
 

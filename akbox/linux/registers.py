@@ -7,14 +7,13 @@ it: most runs make their authority calls through the prctl door and never do.
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from ptrace.binding import ptrace_getregs, ptrace_setregs
 
 
-@dataclass(frozen=True)
-class Names:
+class Names(Struct, frozen=True):
     number: str
     arguments: tuple[str, str, str, str, str, str]
     result: str
@@ -30,8 +29,7 @@ NAMES = _BY_MACHINE[platform.machine()]
 _WORD = (1 << 64) - 1
 
 
-@dataclass
-class Registers:
+class Registers(Struct):
     """A task's registers as read at a stop; `store()` writes them back. Precondition: the task is stopped and ours."""
 
     tid: int

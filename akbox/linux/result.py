@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct
 
 from akbox.kernel.effect import Denial
 
 
-@dataclass(frozen=True)
-class RunResult:
+class RunResult(Struct, frozen=True):
     """exit_code: the agent's own, 128+n for signal n, 124 a budget ended it, 125 akbox could not hold it.
 
     reason: "exited", "signalled", "budget NAME", or what failed (exit_code 125). usage: wall_time_ms, cpu_ns.
@@ -22,5 +22,9 @@ class RunResult:
     usage: dict[str, Any]
     denials: list[Denial]
     run_id: str
-    stdout: bytes = field(default=b"", repr=False)
-    stderr: bytes = field(default=b"", repr=False)
+    stdout: bytes = b""
+    stderr: bytes = b""
+
+    def __repr__(self) -> str:
+        """Without the output, which may be 64 MiB."""
+        return f"RunResult(exit_code={self.exit_code}, reason={self.reason!r}, run_id={self.run_id!r})"

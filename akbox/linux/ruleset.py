@@ -7,7 +7,8 @@ not know yet is a missing layer with a name. Paths are opened as O_PATH descript
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from akbox import _native
 from akbox.linux.layers import Layer
@@ -27,8 +28,7 @@ _FEATURES: tuple[tuple[int, str, str, str], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Ruleset:
+class Ruleset(Struct, frozen=True):
     """fd: close-on-exec, the caller's. skipped: paths of the plan that are not there, or that it must not grant."""
 
     fd: int

@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from akbox import _native
 from akbox.kernel.ops import Op
@@ -24,8 +25,7 @@ READ, WRITE, EXEC = 1, 2, 4
 _NO_RULE = 0xFFFFFFFF
 
 
-@dataclass
-class TraceLoop:
+class TraceLoop(Struct):
     """What the loop needs of its run. `calls` serves every trapped call under `--interposer ptrace`, else None."""
 
     tracer: _native.Tracer
@@ -37,7 +37,7 @@ class TraceLoop:
     on_stopped: Callable[[int], None]
     on_exit: Callable[[int], None]
     calls: PtraceCalls | None = None
-    execs: int = field(default=0, init=False)
+    execs: int = 0
 
     def run(self) -> None:
         """Serves stops until no task of the tree is left. The end of the main process ends all others."""

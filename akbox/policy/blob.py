@@ -11,7 +11,8 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from akbox.policy.matcher import Accept, Node
 from akbox.policy.netmatcher import NetTable
@@ -27,8 +28,7 @@ FLAG_LOOP, FLAG_LITERALS = 1, 2
 K_LITERAL, K_PREFIX, K_SUFFIX = 0, 1, 2
 
 
-@dataclass(slots=True)
-class _Tables:
+class _Tables(Struct):
     nodes: list[bytes] = field(default_factory=list)
     buckets: list[bytes] = field(default_factory=list)
     groups: list[tuple[int, int, int, int, int, int, int]] = field(default_factory=list)

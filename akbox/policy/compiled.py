@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from akbox.policy import suggest
 from akbox.policy.blob import serialize
@@ -45,8 +45,7 @@ NET_OPS = {"net.connect": CONNECT, "net.bind": BIND, "net.listen": LISTEN}
 NAME_DENIES = {"tools.allow": "tools.deny", "spawn.allow": "spawn.deny"}
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """The answer for one effect. `decision` is DENY 0, ALLOW 1 or ASK 2; `rule` the rule that decided (None: no rule
     covers it); `missing_cap` the section that would have to grant it; `suggested_fix` the line to add, or why none
     helps."""
@@ -57,8 +56,7 @@ class Verdict:
     suggested_fix: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HostRule:
+class HostRule(Struct, frozen=True):
     """A rule on names: of net.dns (any port) or a `dns:` endpoint."""
 
     rule: int
@@ -70,19 +68,21 @@ class HostRule:
     protocols: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class CompiledPolicy:
+class CompiledPolicy(Struct, frozen=True, dict=True):
     """A policy ready to decide. `rules[i]` is rule number i of the C matcher, of events and of the log."""
 
     policy: Policy
     context: Context
     parts: tuple[tuple[str, Policy], ...]
     rules: tuple[Rule, ...]
-    segments: dict[int, tuple[Segment, ...]] = field(repr=False)  # by rule number, for rules on paths
-    accepts: tuple[tuple[Accept, tuple[Segment, ...]], ...] = field(repr=False)  # what the trie was made of
-    trie: Trie = field(repr=False)
-    net: NetTable = field(repr=False)
-    hosts: tuple[HostRule, ...] = field(repr=False)
+    segments: dict[int, tuple[Segment, ...]]  # by rule number, for rules on paths
+    accepts: tuple[tuple[Accept, tuple[Segment, ...]], ...]  # what the trie was made of
+    trie: Trie
+    net: NetTable
+    hosts: tuple[HostRule, ...]
+
+    def __repr__(self) -> str:
+        return f"CompiledPolicy({len(self.rules)} rules)"
 
     @cached_property
     def blob(self) -> bytes:

@@ -6,7 +6,8 @@ The numbers are those of akbox/kernel/ops.py; the policy is below the kernel and
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from akbox.policy.netpatterns import canonical_host, parse_network
 from akbox.policy.patterns import PatternError
@@ -36,8 +37,7 @@ NAME_SECTIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """What is judged: `kind` is path, stat, unix, ip, dns, name, own or none.
 
     `section` is the one that would have to grant it; "" for paths, where the need bits say so.

@@ -10,7 +10,8 @@ allocate.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from akbox.policy.patterns import ANY, DIGITS, LITERAL, STAR, Segment, match_glob
 
@@ -30,8 +31,7 @@ LISTS_FS_ALLOW, LISTS_FS_ASK, LISTS_FS_DENY, LISTS_FS_GUARD, LISTS_UNIX = 0, 3, 
 LIST_COUNT = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Accept:
+class Accept(Struct, frozen=True):
     """What a path that a pattern matches gets: `exact` only for wildcard-free rules that a policy states."""
 
     rule: int
@@ -50,8 +50,7 @@ class Accept:
         return self.needs << first
 
 
-@dataclass(slots=True, eq=False)
-class Node:
+class Node(Struct, eq=False):
     """One state. `at` and `below` are list bits: accepted here, accepted here or further down."""
 
     literals: dict[bytes, Node] = field(default_factory=dict)
@@ -113,8 +112,7 @@ def _child(node: Node, kind: int, raw: bytes) -> Node:
     return node.globs.setdefault(raw, Node())
 
 
-@dataclass(slots=True)
-class Live:
+class Live(Struct):
     """The nodes that are live after a path: `loops` are `**` nodes, which once live stay so. `over`: too many,
     refuse."""
 
@@ -197,8 +195,7 @@ class Found:
         return table.get((effect, need), NO_RULE)
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(Struct, frozen=True):
     """struct ak_verdict: the decision, the deciding rule's index (NO_RULE: none), the needs that no rule gave."""
 
     decision: int

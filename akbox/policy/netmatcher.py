@@ -10,7 +10,8 @@ from __future__ import annotations
 import ipaddress
 import struct
 from bisect import bisect_right
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from akbox.policy.matcher import ALLOW, ASK, DENY, E_ALLOW, E_ASK, E_DENY, NO_RULE, Match
 from akbox.policy.netpatterns import Address, Network, canonical_address
@@ -26,8 +27,7 @@ ENTRY = struct.Struct("<I4B")  # rule, operation, protocol, effect, 0
 Key = tuple[int, int, int]  # operation, protocol, effect
 
 
-@dataclass(frozen=True, slots=True)
-class NetRule:
+class NetRule(Struct, frozen=True):
     """One rule on addresses: ports low..high of a network, for the pairs of operation and protocol in `uses`."""
 
     rule: int
@@ -38,8 +38,7 @@ class NetRule:
     uses: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """Ports low..high and the best rule for each key."""
 
     low: int
@@ -47,8 +46,7 @@ class Piece:
     best: dict[Key, int]
 
 
-@dataclass(slots=True)
-class NetTable:
+class NetTable(Struct):
     """Address rules, ready to look up and as packed records."""
 
     by_network: dict[Network, list[Piece]] = field(default_factory=dict)

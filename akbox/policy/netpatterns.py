@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from akbox.policy.patterns import PatternError, check_text
 
@@ -63,8 +64,7 @@ PUBLIC_SUFFIXES = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class HostPattern:
+class HostPattern(Struct, frozen=True):
     """`wild` is "" for the name itself, "*" for exactly one label before it, "**" for one or more; name "" with "*" is
     all."""
 
@@ -72,8 +72,7 @@ class HostPattern:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """A host pattern or a network, a port range (both ends included), and the protocols it covers ("tcp", "udp")."""
 
     host: HostPattern | None

@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 PATTERN_BYTES_MAX = 4096
 NAME_BYTES_MAX = 255  # NAME_MAX of Linux: a longer segment can never match
@@ -40,8 +41,7 @@ def did_you_mean(word: str, known: tuple[str, ...] | list[str]) -> str:
     return f'did you mean "{near[0]}"?' if near else ""
 
 
-@dataclass(frozen=True, slots=True)
-class PathPattern:
+class PathPattern(Struct, frozen=True):
     """A parsed path pattern: `base` is "" for the root or the name of a variable, `segments` what follows it."""
 
     text: str

@@ -8,7 +8,8 @@ named.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from akbox.policy.check import PolicyError, Problem, split_effect
 from akbox.policy.model import RULES_MAX, Policy
@@ -16,8 +17,7 @@ from akbox.policy.presets import load_profile
 from akbox.policy.source import Path, Source
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(Struct, frozen=True):
     """What the launched command itself needs to start: a path pattern, need bits (READ 1, WRITE 2, EXEC 4), and why."""
 
     pattern: str
@@ -25,8 +25,7 @@ class Grant:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(Struct, frozen=True):
     """What a policy's variables stand for in one run (absolute paths), and what it adds to every policy."""
 
     workdir: str
@@ -41,8 +40,7 @@ class Context:
         return {"workdir": self.workdir, "home": self.home, "tmp": self.tmp, "prefix": self.prefix}
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """One rule: its section ("fs.read"), pattern as written, and where it comes from ("policy", "profile python",
     "runtime", "builtin"). `ask`: it waits for approval. `need`: for runtime and builtin rules, the bits it is about."""
 
@@ -52,8 +50,8 @@ class Rule:
     ask: bool = False
     need: int = 0
     reason: str = ""
-    source: Source | None = field(default=None, repr=False, compare=False)
-    path: Path = field(default=(), repr=False, compare=False)
+    source: Source | None = None
+    path: Path = ()
 
     def __str__(self) -> str:
         return ("approve " if self.ask else "") + f"{self.section} {self.pattern}"

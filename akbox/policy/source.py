@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass, field
 from functools import cached_property
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the C string scanner of the standard parser
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from akbox.policy.toml_places import toml_places
 
@@ -29,13 +30,15 @@ class SyntaxProblem(ValueError):
         self.message, self.line, self.column, self.hint = message, line, column, hint
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(Struct, frozen=True, dict=True):
     """One policy text and the name people know it by."""
 
     name: str
-    text: str = field(repr=False)
+    text: str
     syntax: Syntax
+
+    def __repr__(self) -> str:
+        return f"Source({self.name!r})"
 
     @cached_property
     def places(self) -> dict[Path, int]:
