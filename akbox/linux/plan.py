@@ -24,7 +24,7 @@ from akbox.linux.runtime import runtime_grants
 from akbox.policy.compile import CompiledPolicy, Context, compile_policy
 from akbox.policy.landlock import LandlockPlan, landlock_plan
 from akbox.policy.model import Limits, Policy
-from akbox.policy.rules import compose
+from akbox.policy.rules import Grant, compose
 
 INTERPOSERS = ("auto", "ptrace", "notify")
 READ = 1
@@ -79,7 +79,7 @@ def make_plan(request: Request) -> LaunchPlan:
             tmp=str(request.tmpdir),
             prefix=os.path.dirname(os.path.dirname(exec_path)),
             state_dirs=(str(request.state_dir),),
-            runtime_grants=grants,
+            runtime_grants=(*grants, sdk_grant()),
         ),
     )
     landlock = landlock_plan(policy, on_behalf=True)
@@ -126,6 +126,14 @@ def agent_environment() -> dict[str, str]:
     from akbox.resources import data_path
 
     return {"AKBOX": "1", "PYTHONPATH": str(data_path("sdk/python"))}
+
+
+def sdk_grant() -> Grant:
+    """The SDK is readable wherever it is on the path: programs list every directory of PYTHONPATH, and some (pip) end when
+    they may not."""
+    from akbox.resources import data_path
+
+    return Grant(f"{os.path.realpath(data_path('sdk/python'))}/**", READ, "the SDK on the agent's path")
 
 
 def _runtime_mode(policy: Policy) -> str:

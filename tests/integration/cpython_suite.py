@@ -1,8 +1,8 @@
-"""CPython's own tests of what a sandbox touches, bare and inside: the same result for each test, or a listed difference.
+"""CPython's own tests of what a sandbox touches, outside and inside: the same result, or a listed difference.
 
-`python -m integration.cpython_suite [--user root|user] [--interposer auto|ptrace] [TEST...]` (in tests/) runs the modules
-below with the system's python3 (Debian: package libpython3.11-testsuite) and prints every test whose outcome differs. Each
-is explained in docs/compatibility.md; exit 1 when one is not. Not part of the test run: it takes minutes.
+`python -m integration.cpython_suite [--user root|user] [--interposer auto|ptrace] [TEST...]` (in tests/) runs the
+modules below with the system's python3 (Debian: package libpython3.11-testsuite) and prints every test whose outcome
+differs. Each is explained in docs/compatibility.md; exit 1 when one is not. Not part of the test run: it takes minutes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from conformance.engine import PROJECT, Result, akbox_command, execute, uid_of, 
 from conformance.world import World, Worlds
 
 PYTHON = "/usr/bin/python3"
-MODULES = (
-    "test_os test_posix test_io test_subprocess test_threading test_socket test_mmap test_shutil test_tempfile test_pathlib"
-).split()
+MODULES = [
+    f"test_{name}"
+    for name in ("os", "posix", "io", "subprocess", "threading", "socket", "mmap", "shutil", "tempfile", "pathlib")
+]
 EXPLAINED = PROJECT / "docs" / "compatibility.md"
 TIMEOUT_S = 1800
 
@@ -80,7 +81,16 @@ def compare(world: World, module: str, interposer: str) -> dict[str, tuple[str, 
     (world.W / "temp").mkdir(exist_ok=True)
     world.give()
     bare, _ = run_module(world, module, [])
-    akbox = [*akbox_command(), "run", "-p", str(file), "--interposer", interposer, "--json", str(world.STATE / "r.json")]
+    akbox = [
+        *akbox_command(),
+        "run",
+        "-p",
+        str(file),
+        "--interposer",
+        interposer,
+        "--json",
+        str(world.STATE / "r.json"),
+    ]
     held, result = run_module(world, module, [*akbox, "--"])
     for log in sorted((world.STATE / "akbox" / "runs").glob("*/audit.jsonl")):
         verify(world, log)
@@ -117,7 +127,8 @@ def main() -> int:
                 for test, (outside, inside) in compare(world, module, options.interposer).items():
                     known = re.search(rf"`{re.escape(test)}`", explained) is not None
                     unexplained += not known
-                    print(f"  {test}\n    outside  {outside}\n    inside   {inside}{'' if known else '   (not explained)'}")
+                    note = "" if known else "   (not explained)"
+                    print(f"  {test}\n    outside  {outside}\n    inside   {inside}{note}")
     finally:
         worlds.close()
     return 1 if unexplained else 0

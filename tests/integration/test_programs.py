@@ -48,6 +48,7 @@ def test_program(worlds: Worlds, parameter: tuple[Program, str, str]) -> None:
         inside = run_inside(
             world, program.command, preset=program.preset, interposer=interposer, timeout_s=program.timeout_s
         )
+        assert bare.exit == program.exit, str(bare)
         assert inside.exit == bare.exit, f"{inside}\n--- bare\n{bare}"
         assert shown(inside) == shown(bare), f"{inside}\n--- bare\n{bare}"
         assert left(world, program) == left_bare
