@@ -11,24 +11,24 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from akbox.kernel.audit import AuditError, AuditLog
 from akbox.kernel.budget import NAMES, Ledger, limits_of
-from akbox.kernel.calls.budget import one_budget
 from akbox.kernel.codes import CallError, Code
 from akbox.kernel.effect import AgentId, Decision, Denial, Effect, Reply
 from akbox.kernel.entry import Draft, trace_id
 from akbox.kernel.event_lines import DENIED_AT
 from akbox.kernel.events import ALLOW, NEED_NAMES, Event, EventError, parse_events
-from akbox.kernel.heap import Heap
 from akbox.kernel.ops import Op, op_name
-from akbox.kernel.pipeline import Context, ReplayWindow, run
 from akbox.kernel.refusals import Refusals
 from akbox.store.base import Store
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the calls' machinery is imported with the first call: most runs make none
+    from akbox.kernel.heap import Heap
+    from akbox.kernel.pipeline import Context, ReplayWindow
     from akbox.policy.compile import CompiledPolicy
 
 __all__ = ["AgentId", "AuditError", "Decision", "Denial", "Effect", "Kernel", "Reply"]
@@ -61,7 +61,6 @@ class Kernel:
         self.clock_ns = clock_ns
         self.root: AgentId = os.urandom(16)
         self.budgets = Ledger(limits_of(policy.budgets))
-        self.heap = Heap(policy.policy.heap.types)
         self.refusals = Refusals(policy)
         self.tools: tuple[dict[str, Any], ...] = ()
         self.pre_query: Callable[[], None] | None = None
@@ -139,6 +138,8 @@ class Kernel:
 
     def call(self, subject: AgentId, nr: int, request: bytes, *, pid: int = 0) -> Reply:
         """Serves an authority call (design 02): the ten stages. `nr` is the call's number, `request` its JSON."""
+        from akbox.kernel.pipeline import Context, run
+
         self.ledger(subject)
         reply = run(Context(self, subject, nr, request, pid))
         self._take_snapshot(subject)
@@ -161,7 +162,7 @@ class Kernel:
 
     def budget_exceeded(self, name: str) -> None:
         """The target ends the run because of this limit; the entry is on disk when this returns."""
-        values = one_budget(self, self.root, name)
+        values = self.budget(name)
         self._lifecycle(f"budget:{name}", {"limit": values["limit"]}, {"used": values["used"]}, denied_at="BUDGET")
 
     def close(self) -> None:
@@ -191,9 +192,22 @@ class Kernel:
             "entries": seq,
             "head": this_hash.hex(),
             "elapsed_ms": self.elapsed_ms(),
-            "budgets": {name: one_budget(self, self.root, name) for name in NAMES},
+            "budgets": {name: self.budget(name) for name in NAMES},
             "denials": len(self.refusals.all()) + self.refusals.others,
         }
+
+    def budget(self, name: str) -> dict[str, Any]:
+        """One budget of the root agent, as BUDGET_STATUS says it."""
+        from akbox.kernel.calls.budget import one_budget
+
+        return one_budget(self, self.root, name)
+
+    @cached_property
+    def heap(self) -> Heap:
+        """The typed heap."""
+        from akbox.kernel.heap import Heap
+
+        return Heap(self.policy.policy.heap.types)
 
     def ledger(self, subject: AgentId) -> Ledger:
         """The agent's ledger. Raises KeyError for an id that is no agent of this run."""
@@ -213,6 +227,8 @@ class Kernel:
         self.log.tick(self.root, everything=True)
 
     def replay_window(self, subject: AgentId) -> ReplayWindow:
+        from akbox.kernel.pipeline import ReplayWindow
+
         with self._lock:
             return self._windows.setdefault(subject, ReplayWindow())
 

@@ -22,14 +22,15 @@ BUILT_IN = (
 # Longer names that end like these are secrets too (MY_SERVICE_TOKEN, db-password); "tokens" and "max_tokens" are not.
 _SUFFIXES = ("password", "passwd", "token", "secret", "apikey", "privatekey", "accesskey", "secretkey")
 
-_USERINFO = re.compile(r"(?<=://)[^\s/@?#\"']+(?=@)")
-_HEADER = re.compile(r"(?i)\b((?:proxy-)?authorization|x-api-key|api-key|cookie|set-cookie)(\s*[:=]\s*)([^\r\n\"']+)")
-_ASSIGN = re.compile(
+# Given to re as text, which compiles a pattern when it is first needed and keeps it: most runs need none of these.
+_USERINFO = r"(?<=://)[^\s/@?#\"']+(?=@)"
+_HEADER = r"(?i)\b((?:proxy-)?authorization|x-api-key|api-key|cookie|set-cookie)(\s*[:=]\s*)([^\r\n\"']+)"
+_ASSIGN = (
     r"(?i)(?<![\w-])(-{0,2}[\w.-]*(?:password|passwd|token|secret|api[_-]?key|access[_-]?key))(=|:\s*)([^\s&\"',;]+)"
 )
-_OPTION = re.compile(r"(?i)(?<!\S)(--?[\w-]*(?:password|passwd|token|secret|api-?key|access-?key))(\s+)([^\s\"']+)")
-_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
-_SHAPES = re.compile(
+_OPTION = r"(?i)(?<!\S)(--?[\w-]*(?:password|passwd|token|secret|api-?key|access-?key))(\s+)([^\s\"']+)"
+_BEARER = r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}"
+_SHAPES = (
     r"\b(?:sk-[\w-]{16,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|xox[abposr]-[\w-]{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}"
     r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+|akc1\.[\w-]+\.[\w-]+)"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
@@ -65,12 +66,12 @@ class Redactor:
         """A string with userinfo, credential headers, assignments and known shapes masked."""
         if not _HINT.search(text):
             return text
-        text = _USERINFO.sub(MASK, text)
-        text = _SHAPES.sub(MASK, text)
-        text = _HEADER.sub(rf"\1\2{MASK}", text)
-        text = _ASSIGN.sub(rf"\1\2{MASK}", text)
-        text = _OPTION.sub(rf"\1\2{MASK}", text)
-        return _BEARER.sub(rf"\1 {MASK}", text)
+        text = re.sub(_USERINFO, MASK, text)
+        text = re.sub(_SHAPES, MASK, text)
+        text = re.sub(_HEADER, rf"\1\2{MASK}", text)
+        text = re.sub(_ASSIGN, rf"\1\2{MASK}", text)
+        text = re.sub(_OPTION, rf"\1\2{MASK}", text)
+        return re.sub(_BEARER, rf"\1 {MASK}", text)
 
     def is_secret(self, key: str) -> bool:
         folded = _fold(key)

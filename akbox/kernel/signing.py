@@ -5,14 +5,17 @@
 
 import contextlib
 import os
-import secrets
 import stat
+import sys
+import threading
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+_LIBRARY = "cryptography.hazmat.primitives.asymmetric.ed25519"
 KEY_NAME, PUBLIC_NAME = "audit-ed25519.key", "audit-ed25519.pub"
 
 
@@ -34,12 +37,21 @@ class Signer:
         folder = Path(directory)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / KEY_NAME
-        with contextlib.suppress(FileExistsError):
-            _create(path, secrets.token_bytes(32).hex().encode() + b"\n")
+        if not os.path.lexists(path):
+            with contextlib.suppress(FileExistsError):
+                _create(path, os.urandom(32).hex().encode() + b"\n")
         signer = cls(_read_seed(path))
-        with contextlib.suppress(FileExistsError):
-            _create(folder / PUBLIC_NAME, signer.public_hex().encode() + b"\n")
+        if not os.path.lexists(folder / PUBLIC_NAME):
+            with contextlib.suppress(FileExistsError):
+                _create(folder / PUBLIC_NAME, signer.public_hex().encode() + b"\n")
         return signer
+
+    @staticmethod
+    def prepare() -> None:
+        """Imports `cryptography` on a thread beside the caller's: it takes some milliseconds, which a short run would
+        otherwise wait for at its end."""
+        if _LIBRARY not in sys.modules:
+            threading.Thread(target=import_module, args=(_LIBRARY,), name="akbox-signing", daemon=True).start()
 
     def sign(self, message: bytes) -> bytes:
         """The 64-byte signature (RFC 8032, pure Ed25519)."""
@@ -68,7 +80,7 @@ def verify_signature(public_hex: str, signature: bytes, message: bytes) -> bool:
 
 def _create(path: Path, content: bytes) -> None:
     """Publishes a whole file or none: another process may be making it at the same moment."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with open(fd, "wb") as file:

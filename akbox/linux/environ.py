@@ -7,8 +7,6 @@ whoever needs one writes its value into env.set.
 
 import re
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
-from urllib.parse import urlsplit
 
 from akbox.policy.model import Env
 
@@ -92,9 +90,9 @@ def passes(name: str, value: str, passed: Iterable[str] = ()) -> bool:
         return False
     if name in passed:
         return True
-    if _matches(name, STEERING) or looks_secret(name, value):
+    if not (_matches(name, ALLOWED) or _matches(name, passed)):
         return False
-    return _matches(name, ALLOWED) or _matches(name, passed)
+    return not (_matches(name, STEERING) or looks_secret(name, value))
 
 
 def looks_secret(name: str, value: str) -> bool:
@@ -111,6 +109,8 @@ def _expand(value: str, variables: Mapping[str, str]) -> str:
 
 
 def _url_password(value: str) -> bool:
+    from urllib.parse import urlsplit
+
     try:
         return bool(urlsplit(value).password)
     except ValueError:
@@ -118,4 +118,5 @@ def _url_password(value: str) -> bool:
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    """A pattern is a name, or its start and a `*` (nothing else passes the policy's grammar)."""
+    return any(name.startswith(p[:-1]) if p.endswith("*") else name == p for p in patterns)

@@ -9,20 +9,20 @@ import re
 from collections.abc import Iterable
 from glob import glob
 
-_FAMILIES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
-    # (name of the executable, its own directories in a shared prefix)
+_FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    # (name of the executable, a regular expression; its own directories in a shared prefix)
     (
-        re.compile(r"(python|pypy)\d*(\.\d+)*t?"),
+        r"(python|pypy)\d*(\.\d+)*t?",
         ("lib/python3*", "lib64/python3*", "lib/pypy*", "lib/libpython*", "share/python3", "include/python3*"),
     ),
-    (re.compile(r"node(js)?"), ("lib/node_modules", "share/nodejs", "share/node_modules", "share/npm", "include/node")),
+    (r"node(js)?", ("lib/node_modules", "share/nodejs", "share/node_modules", "share/npm", "include/node")),
     (
-        re.compile(r"ruby\d*(\.\d+)*"),
+        r"ruby\d*(\.\d+)*",
         ("lib/ruby", "lib64/ruby", "share/ruby*", "share/rubygems-integration", "lib/*/ruby"),
     ),
-    (re.compile(r"perl\d*(\.\d+)*"), ("lib/perl*", "lib64/perl*", "share/perl*", "lib/*/perl*", "lib/*/perl-base")),
-    (re.compile(r"java"), ("share/java", "lib/jvm")),
-    (re.compile(r"sh|bash|dash|zsh|ksh|mksh|busybox|fish"), ("share/zsh", "share/fish")),
+    (r"perl\d*(\.\d+)*", ("lib/perl*", "lib64/perl*", "share/perl*", "lib/*/perl*", "lib/*/perl-base")),
+    (r"java", ("share/java", "lib/jvm")),
+    (r"sh|bash|dash|zsh|ksh|mksh|busybox|fish", ("share/zsh", "share/fish")),
 )
 # Configuration that belongs to an interpreter and lies outside its prefix.
 _CONFIGURATION = {
@@ -44,7 +44,7 @@ def installation(found: str, real: str, home: str) -> tuple[str, ...] | None:
     if os.path.basename(os.path.dirname(found)) == _SHIMS:
         return tuple(_whole(os.path.dirname(os.path.dirname(found)), home))
     name = os.path.basename(real)
-    own = next((own for pattern, own in _FAMILIES if pattern.fullmatch(name)), None)
+    own = next((own for pattern, own in _FAMILIES if re.fullmatch(pattern, name)), None)
     if own is None:
         return None
     patterns: dict[str, None] = {}

@@ -8,7 +8,6 @@ found is hostcheck.py's to say.
 import hashlib
 import json
 import os
-import subprocess
 import sys
 from contextlib import suppress
 from functools import lru_cache
@@ -18,7 +17,6 @@ from msgspec import Struct
 
 from akbox.linux.layers import Layer
 from akbox.linux.ruleset import missing_layers
-from akbox.linux.syscalls import ARCHES, number_of
 
 __all__ = ["HostReport", "Layer", "ProbeError", "probe", "run_report"]
 
@@ -94,6 +92,10 @@ class HostReport(Struct, frozen=True):
 
 def probe() -> HostReport:
     """Tries everything, in 30 to 50 ms. Raises ProbeError."""
+    import subprocess  # a launch usually finds the answer in the state directory and needs neither of these
+
+    from akbox.linux.syscalls import ARCHES, number_of
+
     arch = os.uname().machine
     if arch not in ARCHES:
         raise ProbeError(f"akbox does not know the system calls of {arch}; it knows {', '.join(ARCHES)}")

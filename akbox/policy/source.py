@@ -8,14 +8,11 @@ when asked for.
 from __future__ import annotations
 
 import re
-import tomllib
 from functools import cached_property
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the C string scanner of the standard parser
 from typing import Any, Literal
 
 from msgspec import Struct
-
-from akbox.policy.toml_places import toml_places
 
 Syntax = Literal["toml", "json"]
 Path = tuple[str | int, ...]
@@ -44,6 +41,8 @@ class Source(Struct, frozen=True, dict=True):
     def places(self) -> dict[Path, int]:
         """Offset in `text` of each key and list element, by key path."""
         if self.syntax == "toml":
+            from akbox.policy.toml_places import toml_places
+
             return toml_places(self.text)
         reader = JsonReader(self.text)
         reader.document()
@@ -65,6 +64,8 @@ def read_document(source: Source) -> dict[str, Any]:
     """The document as plain dicts, lists, strings, numbers and booleans. Raises SyntaxProblem."""
     if source.syntax == "json":
         return JsonReader(source.text).document()
+    import tomllib
+
     try:
         return tomllib.loads(source.text)
     except tomllib.TOMLDecodeError as error:
