@@ -49,9 +49,10 @@ class Enforcer:
         tracer_tid: int,
         flags: int,
         refusals: bytes,
+        names: bytes = b"",
     ) -> None:
         """refusals: packed (u32 nr, u32 errno) pairs for this architecture, the refusal table; any number with neither a
-        handler nor an entry is answered ENOSYS and recorded. tracer_tid: 0 when nothing traces. flags: FLAG_*."""
+        handler nor an entry is answered ENOSYS and recorded. names: 32 bytes for each number from 0, for those entries. tracer_tid: 0 when nothing traces. flags: FLAG_*."""
     def start(self, listener_fd: int, threads: int) -> None:
         """Takes the seccomp listener over and starts the notify threads (they inherit the calling thread's credentials,
         then empty their own capability sets)."""
@@ -145,3 +146,25 @@ class Tracer:
     def answer(self, tid: int, value: int) -> None:
         """The stopped call is not made and returns value (negative: -errno); the task goes on."""
     def cpu_ns(self) -> int: ...
+
+# ---- py_chain.c ----------------------------------------------------------------------------------------------------
+
+class Chain:
+    """Renders ring records as log lines, byte for byte as akbox.kernel.event_lines does (native/chain.h). Immutable."""
+
+    def __init__(self, run: bytes, names: tuple[tuple[int, bytes], ...], rules: tuple[bytes, ...]) -> None:
+        """names: (op, its name), ascending; rules: by rule number, as JSON strings."""
+    def render(self, records: bytes, agent: bytes, seq: int, prev: bytes) -> tuple[bytes, bytes]:
+        """(lines, their this_hashes of 32 bytes each) of whole records, the first of which gets number seq and follows
+        prev. Works without the GIL. Raises ValueError for bytes that are no whole, consistent records."""
+
+def scan_records(records: bytes) -> tuple[int, list[tuple[int, int, int]]]:
+    """The number of records, and (start, end, index) of each that was not allowed: its bytes, and its place among the
+    records (padding ones not counted). Raises ValueError for bytes that are no whole, consistent records."""
+
+def merkle_extend(edge: bytes, size: int, hashes: bytes) -> bytes:
+    """The right edge (32 bytes for each complete subtree, largest first) of an RFC 6962 tree of size leaves, after hashes
+    were appended to it."""
+
+def sha256(data: bytes, *, portable: bool = False) -> bytes:
+    """The C side's own SHA-256, by the processor's instructions where it has them; for tests of it."""

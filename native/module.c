@@ -3,7 +3,8 @@
 
 static int native_exec(PyObject *module)
 {
-	if (ak_py_policy_init(module) < 0 || ak_py_enforce_init(module) < 0 || ak_py_launch_init(module) < 0)
+	if (ak_py_policy_init(module) < 0 || ak_py_enforce_init(module) < 0 || ak_py_launch_init(module) < 0 ||
+	    ak_py_chain_init(module) < 0)
 		return -1;
 	return 0;
 }
@@ -16,7 +17,7 @@ static PyModuleDef_Slot native_slots[] = {
 static struct PyModuleDef native_module = {
 	PyModuleDef_HEAD_INIT,
 	.m_name = "akbox._native",
-	.m_doc = "akbox's C core: policy matcher, event ring, enforcer, launcher and tracer loop.",
+	.m_doc = "akbox's C core: policy matcher, event ring, audit chain, enforcer, launcher and tracer loop.",
 	.m_size = 0,
 	.m_slots = native_slots,
 };

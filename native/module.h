@@ -11,5 +11,6 @@ int ak_py_policy_init(PyObject *module);        /* py_policy.c:  Policy */
 const struct ak_policy *ak_py_policy_get(PyObject *policy);     /* py_policy.c:  borrowed; NULL + TypeError */
 int ak_py_enforce_init(PyObject *module);       /* py_enforce.c: Ring, Enforcer */
 int ak_py_launch_init(PyObject *module);        /* py_launch.c:  launch, wait_stop, landlock and small system calls */
+int ak_py_chain_init(PyObject *module);         /* py_chain.c:   Chain, scan_records, merkle_extend, sha256 */
 
 #endif
