@@ -153,7 +153,7 @@ RUNNING = [
         "[x.start() for x in t]; [x.join() for x in t]\n"
         "p = os.posix_spawn('/bin/true', ['true'], {}); print(os.waitpid(p, 0)[1])"), ok("0")),
     Case("P41-threads", "a thousand threads", call("threads", "1000"), ok("ok 1000"), timeout_s=120,
-         policy={"limits.pids": 1200}),
+         policy={"limits.pids": 4000}),
     Case("P41-storm", "forks up to the limit", call("fork_storm", "400"), Expect(exit=1, errnos=("EAGAIN",)),
          Control(exit=0), policy={"limits.pids": 60}, interposers=AUTO, timeout_s=120),
     Case("P41-after", "and the run goes on after it",

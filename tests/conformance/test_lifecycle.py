@@ -169,8 +169,8 @@ def test_p44_nested(worlds: Worlds, user: str, interposer: str) -> None:
     inner = [*akbox_command(), "run", "-p", "default", "--state-dir", "{W}/state", "--", "echo", "from inside"]
     root = str(PROJECT)
     policy: dict[str, object] = {
-        "fs.read": [f"{root}/**", f"{sys.prefix}/**", f"{sys.base_prefix}/**", "/etc/**", "/proc/**", "/sys/**"],
-        "fs.exec": [f"{sys.prefix}/**", "/usr/**"],
+        "fs.read": [f"{root}/**", f"{sys.prefix}/**", "/etc/**", "/proc/**", "/sys/**"],
+        "fs.exec": [f"{sys.prefix}/**"],
         "env.set": {"HOME": "{W}"},
     }
     with worlds.lend(uid_of(user)) as world:
