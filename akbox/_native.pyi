@@ -158,9 +158,9 @@ class Chain:
         """(lines, their this_hashes of 32 bytes each) of whole records, the first of which gets number seq and follows
         prev. Works without the GIL. Raises ValueError for bytes that are no whole, consistent records."""
 
-def scan_records(records: bytes) -> tuple[int, list[tuple[int, int, int]]]:
-    """The number of records, and (start, end, index) of each that was not allowed: its bytes, and its place among the
-    records (padding ones not counted). Raises ValueError for bytes that are no whole, consistent records."""
+def scan_records(records: bytes) -> list[tuple[int, int, int]]:
+    """(start, end, index) of each record that was not allowed: its bytes, and its place among the records (padding ones not
+    counted). Raises ValueError for bytes that are no whole, consistent records."""
 
 def merkle_extend(edge: bytes, size: int, hashes: bytes) -> bytes:
     """The right edge (32 bytes for each complete subtree, largest first) of an RFC 6962 tree of size leaves, after hashes

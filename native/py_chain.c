@@ -229,7 +229,7 @@ static PyObject *scan_records(PyObject *module, PyObject *records)
 			return NULL;
 		}
 	} while (result == AK_CHAIN_FULL);
-	return Py_BuildValue("(nN)", (Py_ssize_t)count, list);
+	return list;
 }
 
 static PyObject *merkle_extend(PyObject *module, PyObject *args)
@@ -268,7 +268,7 @@ static PyObject *sha256(PyObject *module, PyObject *args, PyObject *kwargs)
 }
 
 static PyMethodDef functions[] = {
-	{"scan_records", scan_records, METH_O, "scan_records(records) -> (count, [(start, end, index) of what was refused])"},
+	{"scan_records", scan_records, METH_O, "scan_records(records) -> [(start, end, index) of what was refused]"},
 	{"merkle_extend", merkle_extend, METH_VARARGS, "merkle_extend(edge, size, hashes) -> edge"},
 	{"sha256", (PyCFunction)(void (*)(void))sha256, METH_VARARGS | METH_KEYWORDS, "sha256(data, *, portable) -> digest"},
 	{NULL, NULL, 0, NULL},

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from akbox.kernel.batch import BatchRenderer, Part, admit, scan
 from akbox.kernel.checkpoint import Checkpoint, CheckpointWriter
 from akbox.kernel.entry import GENESIS, Draft, Entry, render, trace_id
-from akbox.kernel.event_lines import EventRenderer
 from akbox.kernel.events import Event
 from akbox.kernel.flood import FloodFilter
 from akbox.kernel.merkle import MerkleTree
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Durability = Literal["group", "sync", "async"]
 RULES_NAME = "rules.json"
 CHECKPOINT_ENTRIES = 1000
+_INDEX_ENTRIES = 256
 CHECKPOINT_NS = 10_000_000_000
 
 
@@ -79,7 +80,7 @@ class AuditLog:
         self.redactor = Redactor(redact)
         self.durability: Durability = durability
         self._clock_ns = clock_ns
-        self._renderer = EventRenderer(run_id, rules)
+        self._renderer = BatchRenderer(run_id, rules)
         self._lock = threading.RLock()
         # Guarded by _lock:
         self._seq = 0
@@ -120,7 +121,7 @@ class AuditLog:
         with self._lock:
             self._check()
             line, this = render(draft, seq=self._seq + 1, run=self.run_id, prev=self._hash)
-            self._write(line, [this])
+            self._write(line, this)
             receipt = Receipt(self._seq, this, trace_id(self.run_id, self._seq))
         if self.durability == "sync":
             self.wait_durable(receipt.seq)
@@ -133,7 +134,7 @@ class AuditLog:
         """
         texts = tuple(map(str, rules))
         with self._lock:
-            self._renderer = EventRenderer(self.run_id, texts)
+            self._renderer = BatchRenderer(self.run_id, texts)
         path = self.path.with_name(RULES_NAME)
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -142,22 +143,31 @@ class AuditLog:
         except OSError as error:
             raise AuditError(f"{path}: {error.strerror}", error.errno or 0) from error
 
-    def append_events(self, events: Iterable[Event], agent: bytes, *, merge: bool = True) -> tuple[int, list[Event]]:
-        """Appends ring events in one write, floods of equal denials merged. Returns the number of the last entry and
-        the events that became entries, of which it is the last. With `merge`, what is merged reaches the log within a
-        second of the next call of this or of `tick`, and is kept on disk meanwhile."""
+    def append_records(self, records: bytes, agent: bytes) -> list[tuple[Event, int | None]]:
+        """Appends whole ring records in one write, floods of equal denials merged. What is merged reaches the log
+        within a second of the next call of this or of `tick`, and is kept on disk meanwhile. Returns what was refused,
+        each with the number of its entry, or None where it was merged into another. Raises EventError, with nothing
+        written, for bytes that are not whole records."""
+        refused = scan(records)
         with self._lock:
             self._check()
-            admitted = self._flood.admit(events) if merge else list(events)
-            self._write_events(admitted, agent)
-            try:
-                self._flood.persist()
-            except OSError as error:
-                raise self._fail("the pending counts can't be written", error) from error
+            batch = admit(records, refused, self._flood)
+            first = self._seq + 1
+            self._write_parts(batch.parts, agent)
+            self._persist()
             head = self._seq
-        if self.durability == "sync" and admitted:
+        if self.durability == "sync" and batch.parts:
             self.wait_durable(head)
-        return head, admitted
+        return [(event, None if place is None else first + place) for event, place in batch.refused]
+
+    def append_events(self, events: Iterable[Event], agent: bytes) -> None:
+        """Appends events in one write as they are, merged ones among them (recovery)."""
+        with self._lock:
+            self._check()
+            self._write_parts([list(events)], agent)
+            head = self._seq
+        if self.durability == "sync":
+            self.wait_durable(head)
 
     def tick(self, agent: bytes, *, everything: bool = False) -> list[Event]:
         """Writes merged denials whose second is over (or all); to be called now and then when no event comes."""
@@ -166,17 +176,24 @@ class AuditLog:
                 return []
             self._check()
             due = self._flood.due(None if everything else self._clock_ns())
-            self._write_events(due, agent)
-            self._flood.persist()
+            self._write_parts([due], agent)
+            self._persist()
             return due
 
-    def _write_events(self, events: Sequence[Event], agent: bytes) -> None:
-        if events:
-            lines, hashes = self._renderer.render(events, agent=agent, seq=self._seq + 1, prev=self._hash)
-            self._write("".join(lines).encode(), hashes)
+    def _write_parts(self, parts: Sequence[Part], agent: bytes) -> None:
+        lines, hashes = self._renderer.render(parts, agent=agent, seq=self._seq + 1, prev=self._hash)
+        if hashes:
+            self._write(lines, hashes)
 
-    def _write(self, data: bytes, hashes: Sequence[bytes]) -> None:
-        """One write of whole entries; moves the chain only when all of it is in the file."""
+    def _persist(self) -> None:
+        try:
+            self._flood.persist()
+        except OSError as error:
+            raise self._fail("the pending counts can't be written", error) from error
+
+    def _write(self, data: bytes, hashes: bytes) -> None:
+        """One write of whole entries, whose this_hashes are `hashes`; moves the chain only when all of it is in the
+        file."""
         done = 0
         try:
             while done < len(data):
@@ -186,13 +203,12 @@ class AuditLog:
                 done += count
         except OSError as error:
             raise self._fail("an entry can't be written", error) from error
-        self._index.append((self._seq + 1, self._size))
+        if not self._index or self._seq - self._index[-1][0] >= _INDEX_ENTRIES:
+            self._index.append((self._seq + 1, self._size))
         self._size += len(data)
-        append = self._tree.append
-        for this in hashes:
-            append(this)
-        self._seq += len(hashes)
-        self._hash = hashes[-1]
+        self._tree.extend(hashes)
+        self._seq += len(hashes) // 32
+        self._hash = hashes[-32:]
         if self._seq - self._checkpoint_seq >= CHECKPOINT_ENTRIES or (
             self._clock_ns() - self._checkpoint_ns >= CHECKPOINT_NS
         ):
@@ -323,15 +339,15 @@ class AuditLog:
         """Takes up an existing log where it ends; it must verify, and be of this run."""
         if os.fstat(self._fd).st_size == 0:
             return
-        from akbox.kernel.verify import scan
+        from akbox.kernel.verify import scan as scan_log
 
         offset = 0
-        for entry in scan(self.path):
+        for entry in scan_log(self.path):
             if entry.problem is not None:
                 raise AuditError(f"{self.path}: entry {entry.seq}: {entry.problem}; run `akbox audit recover`")
             if entry.run != self.run_id:
                 raise AuditError(f"{self.path} is the log of another run")
-            if entry.seq % 256 == 1:
+            if entry.seq % _INDEX_ENTRIES == 1:
                 self._index.append((entry.seq, offset))
             offset += entry.length
             self._seq, self._hash = entry.seq, entry.this_hash

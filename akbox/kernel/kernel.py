@@ -21,7 +21,7 @@ from akbox.kernel.codes import CallError, Code
 from akbox.kernel.effect import AgentId, Decision, Denial, Effect, Reply
 from akbox.kernel.entry import Draft, trace_id
 from akbox.kernel.event_lines import DENIED_AT
-from akbox.kernel.events import ALLOW, NEED_NAMES, Event, EventError, parse_events
+from akbox.kernel.events import ALLOW, NEED_NAMES, Event, EventError, pack_event
 from akbox.kernel.ops import Op, op_name
 from akbox.kernel.refusals import Refusals
 from akbox.store.base import Store
@@ -120,21 +120,16 @@ class Kernel:
         """Logs decisions that were taken in C: whole ring records, or events. On return they are in the log (or, merged
         with equal ones, counted on disk), so that the ring may forget them. b"" writes merged ones whose second is
         over."""
-        try:
-            batch = list(parse_events(events)) if isinstance(events, bytes) else events
-        except EventError as error:
-            raise AuditError(f"the event ring is damaged: {error}") from error
-        if not batch:
+        records = events if isinstance(events, bytes) else b"".join(map(pack_event, events))
+        if not records:
             self.log.tick(subject)
             return
-        last, admitted = self.log.append_events(batch, subject)
-        refused = [event for event in batch if event.decision != ALLOW]
-        if refused:
-            first = last - len(admitted) + 1
-            places = {id(event): seq for seq, event in enumerate(admitted, first) if event.decision != ALLOW}
-            for event in refused:
-                seq = places.get(id(event))
-                self.refusals.note_event(subject, event, None if seq is None else trace_id(self.run_id, seq))
+        try:
+            refused = self.log.append_records(records, subject)
+        except EventError as error:
+            raise AuditError(f"the event ring is damaged: {error}") from error
+        for event, seq in refused:
+            self.refusals.note_event(subject, event, None if seq is None else trace_id(self.run_id, seq))
 
     def call(self, subject: AgentId, nr: int, request: bytes, *, pid: int = 0) -> Reply:
         """Serves an authority call (design 02): the ten stages. `nr` is the call's number, `request` its JSON."""

@@ -25,6 +25,17 @@ class MerkleTree:
         edge.append(node)
         self.size += 1
 
+    def extend(self, hashes: bytes) -> None:
+        """Appends leaves of 32 bytes each, many of them at once in C (native/merkle.h)."""
+        if len(hashes) == 32:
+            self.append(hashes)
+            return
+        from akbox._native import merkle_extend
+
+        edge = merkle_extend(b"".join(self._edge), self.size, hashes)
+        self._edge = [edge[i : i + 32] for i in range(0, len(edge), 32)]
+        self.size += len(hashes) // 32
+
     def root(self) -> bytes:
         """The tree head of RFC 6962 2.1 for the leaves so far."""
         if not self._edge:

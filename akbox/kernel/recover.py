@@ -76,7 +76,7 @@ def recover(
         missing, late = _missing(log, waiting, pending, rules)
         done = Recovery(len(missing), len(late), found.torn_bytes)
         if done.changed:
-            log.append_events([*late, *missing], found.agent, merge=False)
+            log.append_events([*late, *missing], found.agent)
             log.append(_entry(done, found.agent, torn_hash))
     finally:
         log.close()
