@@ -20,7 +20,7 @@
 #include "enforcer.h"
 #include "notify.h"
 
-#define OP_REFUSED 0x3FF                /* "sys.refused": a system call that no policy grants; target "syscall:NR" */
+#define OP_REFUSED 0x3FF                /* "sys.refused": a system call that no policy grants; target "syscall:NAME" */
 
 #if defined(__x86_64__)
 #define NATIVE_ARCH AUDIT_ARCH_X86_64
@@ -147,8 +147,13 @@ int ak_judge_move(struct ak_call *c, uint16_t op, const char *from, size_t from_
 
 static void refuse(struct ak_call *c, int error, struct ak_outcome *out)
 {
-	char target[32];
-	snprintf(target, sizeof target, "syscall:%d", c->stop->nr);
+	char target[16 + AK_NAME_BYTES];
+	int nr = c->stop->nr;
+	bool named = c->stop->arch == NATIVE_ARCH && nr >= 0 && (size_t)nr < c->enforcer->n_names;
+	if (named && c->enforcer->names[nr][0])
+		snprintf(target, sizeof target, "syscall:%s", c->enforcer->names[nr]);
+	else
+		snprintf(target, sizeof target, "syscall:%d", nr);
 	if (ak_record(c, OP_REFUSED, AK_DENY, 0, AK_NO_RULE, 0, error, c->stop->arch, target, NULL) < 0)
 		error = EPERM;
 	ak_deny(out, error);
@@ -352,6 +357,18 @@ struct ak_enforcer *ak_enforcer_new(const struct ak_enforcer_config *config, con
 	return e;
 }
 
+bool ak_enforcer_set_names(struct ak_enforcer *e, const char *cells, size_t count)
+{
+	e->names = malloc(count * AK_NAME_BYTES + 1);
+	if (!e->names)
+		return false;
+	memcpy(e->names, cells, count * AK_NAME_BYTES);
+	for (size_t i = 0; i < count; i++)
+		e->names[i][AK_NAME_BYTES - 1] = 0;
+	e->n_names = count;
+	return true;
+}
+
 void ak_enforcer_stop(struct ak_enforcer *e)
 {
 	pthread_mutex_lock(&e->lock);
@@ -373,5 +390,6 @@ void ak_enforcer_free(struct ak_enforcer *e)
 		close(e->proc_dir);
 	if (e->proc_fd_dir >= 0)
 		close(e->proc_fd_dir);
+	free(e->names);
 	free(e);
 }

@@ -12,6 +12,7 @@
 #include "call.h"
 
 #define AK_SYSCALL_MAX 1024             /* one past the largest system call number that can have a handler or a refusal */
+#define AK_NAME_BYTES 32                 /* of a system call's name, NUL included */
 #define AK_BLOCKED_MAX 256              /* threads that may wait on behalf of the agent at one time */
 #define AK_UPCALLS_MAX 1024             /* calls waiting for the Python side at one time */
 #define AK_STACK_BYTES (1u << 20)       /* of a thread that acts for the agent; handlers keep paths on the stack */
@@ -51,6 +52,8 @@ struct ak_enforcer {
 	struct ak_enforcer_config config;
 	ak_handler *handlers[AK_SYSCALL_MAX];
 	uint16_t refusals[AK_SYSCALL_MAX];      /* errno; 0: none */
+	char (*names)[AK_NAME_BYTES];           /* by number, for entries about refused calls; ours */
+	size_t n_names;
 	int proc_dir;                           /* O_PATH of /proc */
 	int proc_fd_dir;                        /* O_PATH of /proc/self/fd */
 	struct ak_counters counters;
@@ -75,6 +78,8 @@ void ak_enforcer_stop(struct ak_enforcer *e);
 /* Judge and carry out one call. Never blocks unless may_block. */
 void ak_enforce(struct ak_enforcer *e, const struct ak_stop *stop, bool may_block, struct ak_outcome *out);
 /* The same from a thread that must keep its own umask and credentials: runs on a new thread and waits for it. */
+/* One cell of AK_NAME_BYTES for each number from 0. False: out of memory. Before the first thread starts. */
+bool ak_enforcer_set_names(struct ak_enforcer *e, const char *cells, size_t count);
 int ak_enforcer_serve(struct ak_enforcer *e, const struct ak_stop *stop, bool may_block, struct ak_outcome *out);
 /* A thread that acts for the agent: no capabilities, no signals, its own umask and cwd. False: it must not serve. */
 bool ak_thread_prepare(const char *name);

@@ -214,15 +214,15 @@ static struct ak_enforcer *enforcer_of(PyObject *self)
 
 static int enforcer_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-	static char *names[] = {"policy", "ring", "main_pid", "tracer_tid", "flags", "refusals", NULL};
+	static char *names[] = {"policy", "ring", "main_pid", "tracer_tid", "flags", "refusals", "names", NULL};
 	struct enforcer_object *o = (struct enforcer_object *)self;
 	PyObject *policy, *ring;
-	int main_pid, tracer_tid;
-	unsigned flags;
-	const char *pairs;
-	Py_ssize_t pairs_len;
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!$iiIy#", names, &policy, ring_type, &ring, &main_pid, &tracer_tid,
-					 &flags, &pairs, &pairs_len))
+	int main_pid = 0, tracer_tid = 0;
+	unsigned flags = 0;
+	const char *pairs = NULL, *cells = "";
+	Py_ssize_t pairs_len = 0, cells_len = 0;
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!|$iiIy#y#", names, &policy, ring_type, &ring, &main_pid, &tracer_tid,
+					 &flags, &pairs, &pairs_len, &cells, &cells_len))
 		return -1;
 	struct ak_enforcer_config config = {
 		.policy = ak_py_policy_get(policy),
@@ -234,8 +234,8 @@ static int enforcer_init(PyObject *self, PyObject *args, PyObject *kwargs)
 	config.ring = ring_of(ring);
 	if (!config.policy || !config.ring)
 		return -1;
-	if (o->enforcer || pairs_len % 8) {
-		PyErr_SetString(PyExc_ValueError, "Enforcer: made once, with refusals as pairs of u32");
+	if (o->enforcer || main_pid <= 0 || !pairs || pairs_len % 8 || cells_len % AK_NAME_BYTES) {
+		PyErr_SetString(PyExc_ValueError, "Enforcer: made once, with main_pid, refusals as pairs of u32 and names as cells of 32 bytes");
 		return -1;
 	}
 	uint32_t *refusals = malloc((size_t)pairs_len + 1);
@@ -247,6 +247,11 @@ static int enforcer_init(PyObject *self, PyObject *args, PyObject *kwargs)
 	o->enforcer = ak_enforcer_new(&config, refusals, (size_t)pairs_len / 8);
 	int error = errno;
 	free(refusals);
+	if (o->enforcer && !ak_enforcer_set_names(o->enforcer, cells, (size_t)cells_len / AK_NAME_BYTES)) {
+		ak_enforcer_free(o->enforcer);
+		o->enforcer = NULL;
+		error = ENOMEM;
+	}
 	if (!o->enforcer) {
 		os_error(error);
 		return -1;

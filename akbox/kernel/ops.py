@@ -27,6 +27,7 @@ class Op(IntEnum):
     NET_SEND = 0x205
     EXEC = 0x300
     SIGNAL = 0x301
+    SYS_REFUSED = 0x3FF  # a system call that no policy can grant, by name: "syscall:mount"
     # Not 0x400, where the authority calls begin (1024).
     TOOL_CALL = 0x500
     WASM_RUN = 0x501
@@ -81,6 +82,7 @@ NAMES: dict[int, str] = {
     Op.NET_SEND: "net.send",
     Op.EXEC: "exec",
     Op.SIGNAL: "signal",
+    Op.SYS_REFUSED: "sys.refused",
     Op.TOOL_CALL: "tool",
     Op.WASM_RUN: "wasm",
     Op.INFER: "infer",

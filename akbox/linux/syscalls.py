@@ -29,6 +29,7 @@ __all__ = [
     "decide",
     "decisions",
     "falls_back",
+    "name_cells",
     "name_of",
     "number_of",
     "reason_of",
@@ -135,6 +136,14 @@ def refusals(plan: FilterPlan) -> bytes:
     """The refusal table for `_native.Enforcer`: packed (u32 nr, u32 errno). Numbers not in it and without a handler are
     answered ENOSYS."""
     return b"".join(struct.pack("=II", d.nr, d.errno) for d in decisions(plan).values() if d.errno)
+
+
+def name_cells(arch: str) -> bytes:
+    """Every call's name in a cell of 32 bytes at its number, for the enforcer's entries about refused calls."""
+    numbered = _by_number(arch)
+    return b"".join(
+        (numbered[nr].name.encode() if nr in numbered else b"").ljust(32, b"\0") for nr in range(max(numbered) + 1)
+    )
 
 
 def name_of(arch: str, nr: int) -> str:
