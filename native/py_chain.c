@@ -58,9 +58,12 @@ static struct ak_op_name *take_names(PyObject *names)
 	if (!out)
 		return (void *)PyErr_NoMemory();
 	for (size_t i = 0; i < count; i++) {
-		PyObject *bytes;
-		if (!PyArg_ParseTuple(PyTuple_GetItem(names, (Py_ssize_t)i), "HS", &out[i].op, &bytes) ||
-		    take_text(bytes, &out[i].name) < 0)
+		PyObject *pair = PyTuple_GetItem(names, (Py_ssize_t)i), *bytes;
+		if (!PyTuple_Check(pair)) {
+			PyErr_SetString(PyExc_TypeError, "names are pairs of an op and its name");
+			goto fail;
+		}
+		if (!PyArg_ParseTuple(pair, "HS", &out[i].op, &bytes) || take_text(bytes, &out[i].name) < 0)
 			goto fail;
 		if (i && out[i].op <= out[i - 1].op) {
 			PyErr_SetString(PyExc_ValueError, "names must be in ascending order of their op");
