@@ -305,6 +305,8 @@ static int open_once(struct ak_call *c, const struct request *r, struct ak_outco
 	if (error)
 		return ak_hide_error(c, r->dirfd, r->path, error);
 	int fd = r->flags & O_PATH ? open_path_only(c, r, &o) : open_existing(c, r, &o, out);
+	if (fd >= 0 && out->kind != AK_LATER && r->resolve == 0)
+		ak_known_add(&o, r->path);
 	ak_object_close(&o);
 	return fd;
 }
@@ -315,6 +317,8 @@ static void do_open(struct ak_call *c, struct request *r, int dirfd, uint64_t pa
 	ssize_t len = ak_read_path(c, path_addr, path);
 	bool from_base = len > 0 && (path[0] != '/' || (r->resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT)));
 	int fd = -EAGAIN;
+	if (len > 0 && path[0] == '/' && r->resolve == 0 && ak_open_known(c, path, (size_t)len, r->flags, out))
+		return;
 	r->path = path;
 	r->dirfd = dirfd;
 	r->base = from_base ? ak_task_base(c, dirfd) : AT_FDCWD;

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "notify.h"
@@ -170,15 +171,24 @@ static bool same_group(pid_t tgid, pid_t tid)
 
 pid_t ak_call_tgid(struct ak_call *c)
 {
-	static _Thread_local struct { pid_t tid, tgid; } recent[64];   /* a hint: checked each time it is used */
+	/* A hint: checked again once the coarse clock has moved (4 ms; no number is used again that soon). */
+	static _Thread_local struct { pid_t tid, tgid; long tick_ns; } recent[64];
 	pid_t tid = c->stop->tid;
+	struct timespec now;
 	if (c->tgid)
 		return c->tgid;
-	if (same_group(tid, tid))
-		return c->tgid = tid;
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
 	size_t slot = (size_t)tid % 64;
-	if (recent[slot].tid == tid && same_group(recent[slot].tgid, tid))
+	bool fresh = recent[slot].tid == tid && recent[slot].tick_ns == now.tv_nsec;
+	if (fresh || (recent[slot].tid == tid && same_group(recent[slot].tgid, tid))) {
+		recent[slot].tick_ns = now.tv_nsec;
 		return c->tgid = recent[slot].tgid;
+	}
+	if (same_group(tid, tid)) {
+		recent[slot].tid = recent[slot].tgid = tid;
+		recent[slot].tick_ns = now.tv_nsec;
+		return c->tgid = tid;
+	}
 	char text[STATUS_BYTES];
 	int error = read_task(c, "status", 0, text, sizeof text);
 	if (error)
@@ -188,6 +198,7 @@ pid_t ak_call_tgid(struct ak_call *c)
 		return -ESRCH;
 	recent[slot].tid = tid;
 	recent[slot].tgid = (pid_t)tgid;
+	recent[slot].tick_ns = now.tv_nsec;
 	return c->tgid = (pid_t)tgid;
 }
 

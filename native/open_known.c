@@ -1,0 +1,89 @@
+/* Opening again what was opened before under the same name, in half the system calls: the common case of every build and
+ * every interpreter's start.
+ *
+ * A name is known when it was resolved once in full, was its object's canonical path to the letter, and the object was a
+ * regular file or a directory. The second time the policy is asked about that text first; then the kernel opens it, and
+ * refuses if any symlink has come into the way (RESOLVE_NO_SYMLINKS). If what it opened is the same object, the text that
+ * was judged is that object's canonical path: it was found by these names and no others, and on a file system that folds
+ * case, where other spellings lead to the same object, this spelling is the one that the kernel itself gave for it.
+ * Anything else is closed and goes the long way.
+ */
+#include "open.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <linux/openat2.h>
+
+#include "behalf.h"
+
+#define KNOWN 512                       /* names per thread; a power of two */
+#define NAME_BYTES 232                  /* longer names are not remembered */
+/* What the plain way would pass on, but for what needs more than looking (O_TRUNC) and who asks (the agent's O_PATH). */
+#define SIMPLE_FLAGS (O_APPEND | O_NONBLOCK | O_DIRECTORY | O_NOFOLLOW | O_NOATIME | O_CLOEXEC | 0100000 /* O_LARGEFILE */)
+#define STATUS_FLAGS (O_APPEND | O_NONBLOCK | O_NOATIME)        /* of SIMPLE_FLAGS, those that F_SETFL sets */
+
+struct known {
+	dev_t dev;
+	ino_t ino;
+	uint32_t len;
+	char name[NAME_BYTES];
+};
+
+static _Thread_local struct known table[KNOWN];
+
+static struct known *slot_of(const char *path, size_t len)
+{
+	uint32_t h = 2166136261u;               /* FNV-1a; only where to look, the name itself is compared */
+	for (size_t i = 0; i < len; i++)
+		h = (h ^ (unsigned char)path[i]) * 16777619u;
+	return &table[(h ^ h >> 16) & (KNOWN - 1)];
+}
+
+void ak_known_add(const struct ak_object *o, const char *path)
+{
+	bool plain = S_ISREG(o->st.st_mode) || S_ISDIR(o->st.st_mode);
+	if (o->flags || !plain || o->len >= NAME_BYTES || strncmp(o->path, "/proc", 5) == 0 || strcmp(o->path, path) != 0)
+		return;
+	struct known *k = slot_of(o->path, o->len);
+	k->dev = o->st.st_dev;
+	k->ino = o->st.st_ino;
+	k->len = (uint32_t)o->len;
+	memcpy(k->name, o->path, o->len);
+}
+
+bool ak_open_known(struct ak_call *c, const char *path, size_t len, unsigned flags, struct ak_outcome *out)
+{
+	struct known *k = slot_of(path, len);
+	struct stat st;
+	if (len != k->len || memcmp(k->name, path, len) != 0 || flags & ~SIMPLE_FLAGS)
+		return false;
+	struct ak_verdict v = ak_policy_fs(c->config->policy, AK_READ, path, len);
+	if (v.decision != AK_ALLOW)
+		return false;
+	/* O_NONBLOCK: a FIFO may have taken the name. */
+	struct open_how how = {
+		.flags = (flags & (O_APPEND | O_DIRECTORY | O_NOATIME)) | O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
+		.resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
+	};
+	int fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
+	if (fd < 0)
+		return false;
+	bool same = fstat(fd, &st) == 0 && st.st_dev == k->dev && st.st_ino == k->ino;
+	if (same && !(flags & O_NONBLOCK))
+		same = fcntl(fd, F_SETFL, flags & STATUS_FLAGS) == 0;
+	if (!same) {
+		close(fd);
+		return false;
+	}
+	if (ak_record(c, AK_OP_OPEN, AK_ALLOW, AK_READ, v.rule, 0, 0, flags, path, NULL) < 0) {
+		close(fd);
+		ak_deny(out, EPERM);
+		return true;
+	}
+	ak_install(out, fd, flags & O_CLOEXEC);
+	return true;
+}
