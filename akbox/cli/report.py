@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shlex
 import sys
 from typing import TYPE_CHECKING, Any
@@ -11,28 +13,36 @@ from typing import TYPE_CHECKING, Any
 from akbox.cli.output import paint, printable
 
 if TYPE_CHECKING:
+    from akbox.cli.choose import Choice
     from akbox.kernel.effect import Denial
     from akbox.linux.result import RunResult
+    from akbox.policy.model import Policy
+
+SYS_REFUSED = "sys.refused"
 
 _FLAGS = {"fs.read": "--read", "fs.write": "--write", "net.connect": "--connect"}
+_LINE = re.compile(r"([a-z]+\.[a-z]+) = (\[.*\])")
 _SHOWN = 20
 
 
-def print_report(result: RunResult, origin: str, verbose: bool) -> None:
+def print_report(result: RunResult, choice: Choice, verbose: bool) -> None:
     """The report on standard error; nothing at all when there is nothing to say and it was not asked for."""
     lines = list(_ending(result))
-    denials = result.denials
+    origin = printable(choice.origin)
+    denials = [denial for denial in result.denials if not _is_normal(denial)]
     if denials:
         things = "1 thing was" if len(denials) == 1 else f"{len(denials)} things were"
-        lines.append(f"{_mark()} {things} refused (policy: {printable(origin)})")
+        lines.append(f"{_mark()} {things} refused (policy: {origin})")
         for denial in denials[:_SHOWN]:
-            lines += _denial_lines(denial)
+            lines += _denial_lines(denial, choice.policy)
         if len(denials) > _SHOWN:
             lines.append(f"  … and {len(denials) - _SHOWN} more")
         lines.append(f"  the log has them all: akbox audit show {result.run_id[:8]} --decision deny")
     if verbose:
         usage = ", ".join(f"{name} {value}" for name, value in result.usage.items())
-        lines.append(f"{_mark()} run {result.run_id}, policy {printable(origin)}, {result.reason}; {usage}")
+        normal = len(result.denials) - len(denials)
+        tried = f"; {normal} refused that programs try and do without" if normal else ""
+        lines.append(f"{_mark()} run {result.run_id}, policy {origin}, {result.reason}; {usage}{tried}")
     if lines:
         sys.stderr.write("\n".join(lines) + "\n")
         sys.stderr.flush()
@@ -51,27 +61,82 @@ def _ending(result: RunResult) -> list[str]:
     return [f"{paint('akbox:', 'red', sys.stderr)} the run was ended: {printable(result.reason)}"]
 
 
-def _denial_lines(denial: Denial) -> list[str]:
+def _denial_lines(denial: Denial, policy: Policy) -> list[str]:
     times = f"  ({denial.count} times)" if denial.count > 1 else ""
+    why, fix = [denial.message] if denial.message else [], (denial.suggested_fix or "").splitlines()
+    if denial.op == SYS_REFUSED:
+        why, fix = [_call_reason(denial), "no policy allows it"], []
+    elif not any(_LINE.fullmatch(text) or text.startswith("remove ") for text in fix):
+        why, fix = [*why, *(text for text in fix if text not in why)], []  # words, not a line to add
     lines = [f"  {paint(denial.op, 'yellow', sys.stderr)} {printable(denial.target)}{times}"]
-    if denial.message:
-        lines.append(f"      why: {printable(denial.message)}")
-    for n, fix in enumerate((denial.suggested_fix or "").splitlines()):
-        lines.append(f"      {'     ' if n else 'fix: '}{printable(fix)}")
-    option = _option(denial)
+    if why:
+        lines.append(f"      why: {printable('; '.join(why))}")
+    for n, text in enumerate(fix):
+        lines.append(f"      {'     ' if n else 'fix: '}{printable(text)}{printable(_place(text, policy))}")
+    option = _option(fix)
     if option:
         lines.append(f"      or:  akbox run {printable(option)} …")
     return lines
 
 
-def _option(denial: Denial) -> str | None:
-    """The flag of `akbox run` that allows it, when a missing grant is all there is to it (no deny rule in the way)."""
-    flag = _FLAGS.get(denial.missing_cap or "")
-    if flag is None or denial.rule is not None:
-        return None
-    if flag != "--connect" and not denial.target.startswith("/"):
-        return None
-    return f"{flag} {shlex.quote(denial.target)}"
+def _place(text: str, policy: Policy) -> str:
+    """Where the line goes when the policy has that list: TOML takes a key once."""
+    found = _LINE.fullmatch(text)
+    if found is None or policy.source is None:
+        return ""
+    section, _, name = found[1].partition(".")
+    if not getattr(getattr(policy, section, None), name, None):
+        return ""
+    return f"   # join it with the list at {policy.source.name}:{policy.source.at((section, name))[0]}"
+
+
+def _option(fix: list[str]) -> str | None:
+    """The flags of `akbox run` that do what all the lines do, when there are such flags."""
+    flags = []
+    for text in fix:
+        found = _LINE.fullmatch(text)
+        if found is None or found[1] not in _FLAGS:
+            return None
+        for value in json.loads(found[2]):
+            if value.startswith("/") and os.path.isdir(value):
+                return None  # the flag means all that is in it, the line only the directory itself
+            flags.append(f"{_FLAGS[found[1]]} {shlex.quote(value)}")
+    return " ".join(flags) or None
+
+
+def _is_normal(denial: Denial) -> bool:
+    """Do programs try it, are refused, and do without? The log has these; people need not read them."""
+    if denial.op != SYS_REFUSED:
+        return False
+    from akbox.linux.syscalls import falls_back
+
+    arch, number = _call(denial)
+    return number is not None and falls_back(arch, number)
+
+
+def _call_reason(denial: Denial) -> str:
+    from akbox.linux.syscalls import reason_of
+
+    arch, number = _call(denial)
+    if number is not None:
+        return reason_of(arch, number)
+    kind, _, name = denial.target.partition(":")
+    return f"option {name} of prctl(2) is not known to be harmless" if kind == "prctl" else denial.message
+
+
+def _call(denial: Denial) -> tuple[str, int | None]:
+    """The architecture and the number of the call that a target such as "syscall:mount" or "syscall:600" names."""
+    from akbox.linux.syscalls import number_of
+
+    arch = os.uname().machine
+    kind, _, name = denial.target.partition(":")
+    if kind != "syscall":
+        return arch, None
+    if name.isdigit():
+        return arch, int(name)
+    with contextlib.suppress(KeyError):
+        return arch, number_of(arch, name)
+    return arch, None
 
 
 def report_document(result: RunResult, origin: str, run_dir: str) -> dict[str, Any]:
@@ -93,6 +158,7 @@ def report_document(result: RunResult, origin: str, run_dir: str) -> dict[str, A
                 "missing_cap": d.missing_cap,
                 "suggested_fix": d.suggested_fix,
                 "message": d.message,
+                "falls_back": _is_normal(d),
                 "errno": d.errno,
                 "first_ts_ns": d.first_ts_ns,
                 "last_ts_ns": d.last_ts_ns,

@@ -155,7 +155,7 @@ def _start_and_report(choice: Choice, extra: Extra, options: Options, cwd: Path,
     if json_fd is not None:
         write_json(json_fd, report_document(result, choice.origin, run_dir))
     if not options.quiet:
-        print_report(result, choice.origin, options.verbose)
+        print_report(result, choice, options.verbose)
     return result.exit_code
 
 

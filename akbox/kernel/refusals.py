@@ -11,8 +11,8 @@ import msgspec
 from akbox.kernel.codes import Code
 from akbox.kernel.effect import AgentId, Denial
 from akbox.kernel.event_lines import rule_text, text
-from akbox.kernel.events import NO_RULE, Event
-from akbox.kernel.ops import op_name
+from akbox.kernel.events import ALLOW, NO_RULE, Event
+from akbox.kernel.ops import Op, op_name
 
 if TYPE_CHECKING:
     from akbox.policy.compile import CompiledPolicy
@@ -69,7 +69,7 @@ class Refusals:
         denial = Denial(
             op=op_name(event.op), target=target, count=event.count, rule=rule, missing_cap=verdict.missing_cap,
             suggested_fix=verdict.suggested_fix, errno=event.error, first_ts_ns=event.ts_ns, last_ts_ns=event.ts_ns,
-            trace_id=trace_id, message=f"refused by {rule}" if rule else "no rule allows it", code=Code.POLICY_DENY,
+            trace_id=trace_id, message=_why(event, rule, verdict.decision), code=Code.POLICY_DENY,
         )  # fmt: skip
         with self._lock:
             self._count(agent, key, denial)
@@ -87,3 +87,12 @@ class Refusals:
         known.last_ts_ns = max(known.last_ts_ns, denial.last_ts_ns)
         known.trace_id = denial.trace_id or known.trace_id
         self._last[agent] = known
+
+
+def _why(event: Event, rule: str | None, by_policy: int) -> str:
+    if rule is not None:
+        return f"refused by {rule}"
+    if event.op == Op.SIGNAL:
+        return "acts on a process outside the run, which no policy allows"
+    # What the policy itself would allow was refused for another reason, such as making a device node.
+    return "no policy allows it" if by_policy == ALLOW or event.op == Op.SYS_REFUSED else "no rule allows it"

@@ -15,7 +15,7 @@ from akbox.policy.patterns import PatternError
 FS_FIRST, FS_LAST = 0x100, 0x108
 FS_OPEN, FS_STAT = 0x100, 0x105
 NET_CONNECT, NET_DNS, NET_BIND, NET_LISTEN, NET_ACCEPT, NET_SEND = range(0x200, 0x206)
-EXEC_OP, SIGNAL = 0x300, 0x301
+EXEC_OP, SIGNAL, SYS_REFUSED = 0x300, 0x301, 0x3FF
 TOOL, WASM, INFER, SEND, SECRET = range(0x500, 0x505)  # 0x400 is 1024: those are the authority calls
 CALL_FIRST, CALL_TOOL, CALL_SPAWN, CALL_INFERENCE, CALL_LAST = 1024, 1031, 1032, 1037, 1044
 
@@ -38,7 +38,7 @@ NAME_SECTIONS = {
 
 
 class Target(Struct, frozen=True):
-    """What is judged: `kind` is path, stat, unix, ip, dns, name, own or none.
+    """What is judged: `kind` is path, stat, unix, ip, dns, name, own, syscall or none.
 
     `section` is the one that would have to grant it; "" for paths, where the need bits say so.
     """
@@ -75,6 +75,8 @@ def parse_target(op: int, target: str) -> Target:
         return Target("name", target.removeprefix(prefix + ":"), section)
     if op == SECRET:
         return Target("none", target, "secrets")
+    if op == SYS_REFUSED:
+        return Target("syscall", target)
     # Signals stay inside the run (the target sees to it); mail, heap, budget and the like are the agent's own.
     if op in (SIGNAL, SEND) or CALL_FIRST <= op <= CALL_LAST:
         return Target("own", target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 
 import pytest
@@ -370,7 +371,18 @@ def test_suggestions_by_kind() -> None:
     assert policy.suggest(DNS, "dns:a.example.com") == 'net.dns = ["a.example.com"]'
     assert policy.suggest(TOOL, "tool:x") == 'tools.allow = ["x"]'
     assert policy.suggest(EXECUTE, "/w/run") == 'fs.exec = ["/usr/**", "/w/run"]'  # stating fs.exec ends its default
-    assert "fs.deny /x" in compiled('fs.deny = ["/x"]').suggest(OPEN, "/x", READ)
+    both = compiled('fs.read = ["/usr/**", "/w/**"]\nfs.write = ["/w/**"]')
+    assert both.suggest(EXECUTE, "/w/run") == 'fs.exec = ["/usr/**", "/w/run"]'  # never all that is writable
+    assert policy.suggest(EXECUTE, "/opt/run") == 'fs.read = ["/opt/run"]'  # an fs.exec would end what fs.read implies
+    assert policy.suggest(0x3FF, "syscall:mount") == "no policy allows it"
+
+
+def test_a_rule_that_refuses_is_named_with_its_place() -> None:
+    own = compiled('fs.read = ["/d/**"]\nfs.deny = ["/d/x"]')
+    assert own.suggest(OPEN, "/d/x", READ) == 'remove "/d/x" from fs.deny (p.toml:3), or narrow it'
+    assert own.suggest(OPEN, "/d/x", WRITE).endswith('\nand: fs.write = ["/d/x"]')
+    base = compiled('profiles = ["base"]').suggest(OPEN, "/etc/shadow", READ)
+    assert re.fullmatch(r"the profile base denies this on purpose \(/.*/policies/profiles/base\.toml:[0-9]+\)", base)
 
 
 # ---- what else a run asks
