@@ -8,6 +8,7 @@ the reason: what they cover has to be trapped, Landlock is then only the second 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from functools import cached_property
 
 from msgspec import Struct
@@ -80,9 +81,31 @@ class LandlockPlan(Struct, frozen=True, dict=True):
         rough = {rule for rule, _ in self.inexact}
         return {rule: rule not in rough for rule, _ in self.covered}
 
+    def kernel_reads(self, is_writable: Callable[[str], bool], skipped: Collection[str]) -> frozenset[int]:
+        """Rules whose read-only opens the kernel may carry out itself, because Landlock enforces exactly the same.
+
+        Trees that are granted (not `skipped`), hold no refusal, and whose root the agent cannot replace
+        (`is_writable`). Empty when Landlock lets any file be read that lies outside such trees, as a program that may be executed but
+        not read: then a name that changes during the call could lead there.
+        """
+        covered = set(self.covered)
+        exact: dict[str, list[int]] = {}
+        for grant in self.paths:
+            rules = [r for r in grant.rules if (r, READ) in covered and (r, READ) not in self.inexact]
+            if rules and grant.tree and grant.path not in skipped:
+                exact[grant.path] = rules
+        for grant in self.paths:
+            if "READ_FILE" in grant.rights and not any(_is_below(grant.path, base) for base in exact):
+                return frozenset()
+        return frozenset(r for base, rules in exact.items() if not is_writable(base) for r in rules)
+
     def exact_for(self, need: int) -> bool:
         """Is every rule for this need exact? Then calls that only need it may go untrapped."""
         return not any(bit & need for _, bit in self.inexact)
+
+
+def _is_below(path: str, base: str) -> bool:
+    return base == "/" or path == base or path.startswith(base + "/")
 
 
 def rights_bits(rights: tuple[str, ...], abi: int) -> int:
@@ -118,6 +141,8 @@ def landlock_plan(compiled: CompiledPolicy, *, on_behalf: bool, reads_in_kernel:
                 if reason:
                     inexact[key] = reason
                 names = {name for name in table[need] if tree or name in FILE_RIGHTS}
+                if need == READ and tree and not reason:
+                    names.add("READ_FILE")  # exactly what the policy says: see kernel_reads()
                 if base.startswith("/dev/") and not tree and not on_behalf:
                     names.add("IOCTL_DEV")
                 if names:
