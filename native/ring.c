@@ -270,7 +270,7 @@ bool ak_ring_wait(struct ak_ring *r, int timeout_ms)
 	pthread_mutex_lock(&r->lock);
 	sleep_until(r, 1, timeout_ms);
 	if (waiting(r))
-		sleep_until(r, r->size / 8, timeout_ms < AK_RING_GATHER_MS ? timeout_ms : AK_RING_GATHER_MS);
+		sleep_until(r, r->size / 2, timeout_ms < AK_RING_GATHER_MS ? timeout_ms : AK_RING_GATHER_MS);
 	bool any = waiting(r) > 0;
 	pthread_mutex_unlock(&r->lock);
 	return any;

@@ -20,7 +20,7 @@
 #define AK_EVENT_PAD 0u
 #define AK_EVENT_TARGET_MAX 4095u
 #define AK_EVENT_MAX (64u + 2 * (AK_EVENT_TARGET_MAX + 1))      /* no record is longer */
-#define AK_RING_GATHER_MS 10
+#define AK_RING_GATHER_MS 20
 
 struct ak_event {               /* 64 bytes, then target, then target2, zero-padded to a multiple of 8 */
 	uint32_t len;           /* whole record */
@@ -55,7 +55,7 @@ size_t ak_ring_waiting(struct ak_ring *r);             /* bytes, padding include
 size_t ak_ring_peek(struct ak_ring *r, void *buf, size_t cap);
 int ak_ring_consume(struct ak_ring *r, size_t n);
 /* True when there is something to read. To let records gather it returns up to AK_RING_GATHER_MS after the first one,
- * sooner when an eighth of the ring is full; shutting the ring ends the wait at once. */
+ * sooner when half of the ring is full or a writer waits; shutting the ring ends the wait at once. */
 bool ak_ring_wait(struct ak_ring *r, int timeout_ms);
 
 #endif

@@ -1,6 +1,7 @@
 """From the event ring to the log: what the enforcer decided in C becomes entries, at most 50 ms later.
 
-One thread per run. A log that cannot be written ends the run (fail closed): `on_failure` is called once with the reason.
+One thread per run. A log that cannot be written ends the run (fail closed): `on_failure` is called once with the
+reason.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from akbox.kernel.audit import AuditError
 from akbox.kernel.kernel import Kernel
 
 _WAIT_MS = 50
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16  # some 700 events: a write, a turn of the GIL and at most one checkpoint for all of them
 
 
 class Drain:
@@ -40,6 +41,7 @@ class Drain:
     def close(self) -> None:
         """Ends the thread after the last event. Precondition: nothing writes to the ring any more."""
         self._closing.set()
+        self._ring.shut()  # ends the thread's wait
         self._thread.join()
         self.flush()
 
