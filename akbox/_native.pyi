@@ -59,6 +59,9 @@ class Enforcer:
     def serve(self, tid: int, arch: int, nr: int, args: Sequence[int], may_block: bool) -> tuple[int, int, int, bool]:
         """For a ptrace stop: (OUTCOME_*, value, fd or -1, cloexec). OUTCOME_LATER, only without may_block: ask again, with
         may_block, on a thread that can wait."""
+    def set_kernel_reads(self, bits: bytes) -> None:
+        """One little-endian bit for each rule that Landlock enforces exactly for reading: such opens are left to the
+        kernel. Once, before start() or the first serve()."""
     def may_exec(self, path: bytes) -> bool:
         """Would execve of the object with this canonical path be allowed (dynamic linkers: by an exact rule only)?"""
     def next_upcall(self, timeout_ms: int) -> tuple[int, int, int, int, bytes, int, int] | None:

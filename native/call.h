@@ -119,6 +119,9 @@ int ak_judge_move(struct ak_call *c, uint16_t op, const char *from, size_t from_
 int ak_record(struct ak_call *c, uint16_t op, enum ak_decision decision, unsigned need, uint32_t rule, unsigned missing,
 	      int error, uint64_t arg, const char *target, const char *target2);
 
+/* Does Landlock enforce this rule exactly for reading, so that the kernel may open the file itself? */
+bool ak_kernel_reads(const struct ak_call *c, uint32_t rule);
+
 void ak_deny(struct ak_outcome *o, int error);          /* kind RESULT, value -error */
 void ak_result(struct ak_outcome *o, int64_t value);
 void ak_continue(struct ak_outcome *o);

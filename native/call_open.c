@@ -317,7 +317,8 @@ static void do_open(struct ak_call *c, struct request *r, int dirfd, uint64_t pa
 	ssize_t len = ak_read_path(c, path_addr, path);
 	bool from_base = len > 0 && (path[0] != '/' || (r->resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT)));
 	int fd = -EAGAIN;
-	if (len > 0 && path[0] == '/' && r->resolve == 0 && ak_open_known(c, path, (size_t)len, r->flags, out))
+	if (len > 0 && path[0] == '/' && r->resolve == 0 &&
+	    (ak_open_granted(c, path, (size_t)len, r->flags, out) || ak_open_known(c, path, (size_t)len, r->flags, out)))
 		return;
 	r->path = path;
 	r->dirfd = dirfd;

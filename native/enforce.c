@@ -143,6 +143,12 @@ int ak_judge_move(struct ak_call *c, uint16_t op, const char *from, size_t from_
 	return recorded < 0 ? recorded : -error;
 }
 
+bool ak_kernel_reads(const struct ak_call *c, uint32_t rule)
+{
+	const struct ak_enforcer *e = c->enforcer;
+	return rule / 8 < e->n_kernel_reads && (e->kernel_reads[rule / 8] >> (rule % 8) & 1);
+}
+
 /* ---- dispatch ---------------------------------------------------------------------------------------------------- */
 
 static void refuse(struct ak_call *c, int error, struct ak_outcome *out)
@@ -369,6 +375,17 @@ bool ak_enforcer_set_names(struct ak_enforcer *e, const char *cells, size_t coun
 	return true;
 }
 
+bool ak_enforcer_set_kernel_reads(struct ak_enforcer *e, const uint8_t *bits, size_t bytes)
+{
+	uint8_t *copy = e->kernel_reads ? NULL : malloc(bytes + 1);
+	if (!copy)
+		return false;
+	memcpy(copy, bits, bytes);
+	e->n_kernel_reads = bytes;
+	e->kernel_reads = copy;
+	return true;
+}
+
 void ak_enforcer_stop(struct ak_enforcer *e)
 {
 	pthread_mutex_lock(&e->lock);
@@ -391,5 +408,6 @@ void ak_enforcer_free(struct ak_enforcer *e)
 	if (e->proc_fd_dir >= 0)
 		close(e->proc_fd_dir);
 	free(e->names);
+	free(e->kernel_reads);
 	free(e);
 }

@@ -54,6 +54,8 @@ struct ak_enforcer {
 	uint16_t refusals[AK_SYSCALL_MAX];      /* errno; 0: none */
 	char (*names)[AK_NAME_BYTES];           /* by number, for entries about refused calls; ours */
 	size_t n_names;
+	uint8_t *kernel_reads;                  /* one bit for each rule, see ak_kernel_reads(); ours */
+	size_t n_kernel_reads;                  /* bytes */
 	int proc_dir;                           /* O_PATH of /proc */
 	int proc_fd_dir;                        /* O_PATH of /proc/self/fd */
 	struct ak_counters counters;
@@ -80,6 +82,8 @@ void ak_enforce(struct ak_enforcer *e, const struct ak_stop *stop, bool may_bloc
 /* The same from a thread that must keep its own umask and credentials: runs on a new thread and waits for it. */
 /* One cell of AK_NAME_BYTES for each number from 0. False: out of memory. Before the first thread starts. */
 bool ak_enforcer_set_names(struct ak_enforcer *e, const char *cells, size_t count);
+/* A little-endian bit for each rule that ak_kernel_reads() is true for. False: out of memory, or told already. */
+bool ak_enforcer_set_kernel_reads(struct ak_enforcer *e, const uint8_t *bits, size_t bytes);
 int ak_enforcer_serve(struct ak_enforcer *e, const struct ak_stop *stop, bool may_block, struct ak_outcome *out);
 /* A thread that acts for the agent: no capabilities, no signals, its own umask and cwd. False: it must not serve. */
 bool ak_thread_prepare(const char *name);

@@ -14,8 +14,9 @@ int ak_open_fifo(struct ak_call *c, int object, unsigned flags);
 /* A character device other than memory: never waits for a carrier; /dev/tty is the agent's terminal, not ours. */
 int ak_open_device(struct ak_call *c, const struct ak_object *o, unsigned flags);
 
-/* open_known.c: remembers an object that was just opened under `path`; opens one that is known (read-only, absolute path).
- * False: not known, or not the same any more; nothing was recorded. */
+/* open_quick.c: quick ways for an absolute path without RESOLVE_* flags. True: answered in `out`; false: nothing was
+ * recorded, take the long way. ak_known_add() remembers an object that was just opened under `path`. */
+bool ak_open_granted(struct ak_call *c, const char *path, size_t len, unsigned flags, struct ak_outcome *out);
 void ak_known_add(const struct ak_object *o, const char *path);
 bool ak_open_known(struct ak_call *c, const char *path, size_t len, unsigned flags, struct ak_outcome *out);
 

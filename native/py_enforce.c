@@ -312,6 +312,18 @@ static PyObject *enforcer_serve(PyObject *self, PyObject *args)
 	return Py_BuildValue("(iLiN)", (int)out.kind, (long long)out.value, out.fd, PyBool_FromLong(out.cloexec));
 }
 
+static PyObject *enforcer_set_kernel_reads(PyObject *self, PyObject *arg)
+{
+	struct ak_enforcer *e = enforcer_of(self);
+	char *bits;
+	Py_ssize_t bytes;
+	if (!e || PyBytes_AsStringAndSize(arg, &bits, &bytes) < 0)
+		return NULL;
+	if (!ak_enforcer_set_kernel_reads(e, (const uint8_t *)bits, (size_t)bytes))
+		return PyErr_NoMemory();
+	Py_RETURN_NONE;
+}
+
 static PyObject *enforcer_may_exec(PyObject *self, PyObject *arg)
 {
 	struct ak_enforcer *e = enforcer_of(self);
@@ -410,6 +422,7 @@ static void enforcer_dealloc(PyObject *self)
 static PyMethodDef enforcer_methods[] = {
 	{"start", (PyCFunction)(void (*)(void))enforcer_start, METH_VARARGS | METH_KEYWORDS, "Serve a seccomp listener."},
 	{"serve", enforcer_serve, METH_VARARGS, "Serve one ptrace stop."},
+	{"set_kernel_reads", enforcer_set_kernel_reads, METH_O, "One bit for each rule that Landlock enforces exactly for reading."},
 	{"may_exec", enforcer_may_exec, METH_O, "May the object with this canonical path be a process's image?"},
 	{"next_upcall", enforcer_next_upcall, METH_O, "The next call that only Python can answer."},
 	{"reply", enforcer_reply, METH_VARARGS, "Answer such a call."},

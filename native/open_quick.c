@@ -1,7 +1,11 @@
-/* Opening again what was opened before under the same name, in half the system calls: the common case of every build and
- * every interpreter's start.
+/* Read-only opens of absolute paths in a few system calls: most of what a build or an interpreter's start does. Both ways
+ * begin with the policy's verdict on the text, and leave to call_open.c whatever they are not sure of, unrecorded.
  *
- * A name is known when it was resolved once in full, was its object's canonical path to the letter, and the object was a
+ * ak_open_granted(): the kernel opens it. Landlock enforces the deciding rule exactly (AK "kernel reads", worked out by
+ * akbox/policy/landlock.py), so a name that changes during the call leads to nothing that the policy does not grant; the
+ * look-up here is for the log, which names the object that the text led to when it was judged.
+ *
+ * ak_open_known(): what was opened before under the same name. A name is known when it was resolved once in full, was its object's canonical path to the letter, and the object was a
  * regular file or a directory. The second time the policy is asked about that text first; then the kernel opens it, and
  * refuses if any symlink has come into the way (RESOLVE_NO_SYMLINKS). If what it opened is the same object, the text that
  * was judged is that object's canonical path: it was found by these names and no others, and on a file system that folds
@@ -53,6 +57,43 @@ void ak_known_add(const struct ak_object *o, const char *path)
 	k->ino = o->st.st_ino;
 	k->len = (uint32_t)o->len;
 	memcpy(k->name, o->path, o->len);
+}
+
+/* No ".", "..", "//" or "/" at the end: a text that is its object's canonical path if no symlink is on the way. */
+static bool is_canonical(const char *path, size_t len)
+{
+	if (len < 2 || path[0] != '/' || path[len - 1] == '/')
+		return false;
+	for (const char *p = strchr(path, '/'); p; p = strchr(p + 1, '/')) {
+		if (p[1] == '/')
+			return false;
+		if (p[1] == '.' && (p[2] == '/' || p[2] == 0 || (p[2] == '.' && (p[3] == '/' || p[3] == 0))))
+			return false;
+	}
+	return true;
+}
+
+bool ak_open_granted(struct ak_call *c, const char *path, size_t len, unsigned flags, struct ak_outcome *out)
+{
+	struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
+	if (flags & ~SIMPLE_FLAGS || !is_canonical(path, len))
+		return false;
+	struct ak_verdict v = ak_policy_fs(c->config->policy, AK_READ, path, len);
+	if (v.decision != AK_ALLOW || !ak_kernel_reads(c, v.rule))
+		return false;
+	int fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
+	if (fd < 0 && errno != ENOENT && errno != ENOTDIR)
+		return false;
+	if (fd < 0) {
+		ak_deny(out, errno);            /* no symlink up to where it ends: it is not there, whoever asks */
+		return true;
+	}
+	close(fd);
+	if (ak_record(c, AK_OP_OPEN, AK_ALLOW, AK_READ, v.rule, 0, 0, flags, path, NULL) < 0)
+		ak_deny(out, EPERM);
+	else
+		ak_continue(out);
+	return true;
 }
 
 bool ak_open_known(struct ak_call *c, const char *path, size_t len, unsigned flags, struct ak_outcome *out)
