@@ -81,12 +81,12 @@ class LandlockPlan(Struct, frozen=True, dict=True):
         rough = {rule for rule, _ in self.inexact}
         return {rule: rule not in rough for rule, _ in self.covered}
 
-    def kernel_reads(self, is_writable: Callable[[str], bool], skipped: Collection[str]) -> frozenset[int]:
+    def kernel_reads(self, rights: Callable[[str], int], skipped: Collection[str]) -> frozenset[int]:
         """Rules whose read-only opens the kernel may carry out itself, because Landlock enforces exactly the same.
 
-        Trees that are granted (not `skipped`), hold no refusal, and whose root the agent cannot replace
-        (`is_writable`). Empty when Landlock lets any file be read that lies outside such trees, as a program that may be executed but
-        not read: then a name that changes during the call could lead there.
+        Trees that are granted (not `skipped`), hold no refusal, and whose root the agent cannot replace. `rights`: the
+        need bits that the policy gives on a path. Empty when Landlock lets any file be read that the policy does not,
+        as a program that may be executed but not read: a name that changes during the call could lead there.
         """
         covered = set(self.covered)
         exact: dict[str, list[int]] = {}
@@ -95,9 +95,11 @@ class LandlockPlan(Struct, frozen=True, dict=True):
             if rules and grant.tree and grant.path not in skipped:
                 exact[grant.path] = rules
         for grant in self.paths:
-            if "READ_FILE" in grant.rights and not any(_is_below(grant.path, base) for base in exact):
+            if "READ_FILE" not in grant.rights or any(_is_below(grant.path, base) for base in exact):
+                continue
+            if grant.tree or not rights(grant.path) & READ:
                 return frozenset()
-        return frozenset(r for base, rules in exact.items() if not is_writable(base) for r in rules)
+        return frozenset(r for base, rules in exact.items() if not rights(base) & WRITE for r in rules)
 
     def exact_for(self, need: int) -> bool:
         """Is every rule for this need exact? Then calls that only need it may go untrapped."""
