@@ -7,7 +7,6 @@ refused here (CannotRun names the missing layer), never silently weakened.
 from __future__ import annotations
 
 import os
-import platform
 import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,14 +14,15 @@ from pathlib import Path
 from msgspec import Struct
 
 from akbox import _native
-from akbox.linux import syscalls
 from akbox.linux.argument_rules import FilterPlan
+from akbox.linux.compiling import compile_once
 from akbox.linux.environ import build_environment
 from akbox.linux.errors import EXIT_CANNOT, CannotRun
 from akbox.linux.hostcheck import Host, check_host
+from akbox.linux.program import Program, program
 from akbox.linux.runtime import runtime_grants
-from akbox.policy.compile import CompiledPolicy, Context, compile_policy
-from akbox.policy.landlock import LandlockPlan, landlock_plan
+from akbox.policy.compile import CompiledPolicy, Context
+from akbox.policy.landlock import LandlockPlan
 from akbox.policy.model import Limits, Policy
 from akbox.policy.rules import Grant, compose
 
@@ -31,7 +31,7 @@ READ = 1
 
 
 class LaunchPlan(Struct, frozen=True):
-    """argv, envp and paths are the bytes given to the kernel; `trapped` has one bit for each call the listener gets."""
+    """argv, envp and paths are the bytes given to the kernel; `matcher` is the compiled policy for the enforcer."""
 
     exec_path: bytes
     argv: tuple[bytes, ...]
@@ -40,9 +40,10 @@ class LaunchPlan(Struct, frozen=True):
     cwd: str
     tmpdir: Path
     policy: CompiledPolicy
+    matcher: _native.Policy
     landlock: LandlockPlan
     filter: FilterPlan
-    trapped: bytes
+    program: Program
     enforcer_flags: int
     listener_flags: int
     limits: tuple[tuple[int, int, int], ...]
@@ -71,7 +72,7 @@ def make_plan(request: Request) -> LaunchPlan:
         raise CannotRun(f"unknown interposer {request.interposer!r}", "use auto, ptrace or notify")
     host = check_host(request.interposer, request.allow_degraded, request.state_dir)
     exec_path, grants = runtime_grants(request.argv, request.cwd, request.env, _runtime_mode(request.policy))
-    policy = compile_policy(
+    compiled = compile_once(
         request.policy,
         Context(
             workdir=request.cwd,
@@ -82,12 +83,12 @@ def make_plan(request: Request) -> LaunchPlan:
             runtime_grants=(*grants, sdk_grant()),
         ),
     )
-    landlock = landlock_plan(policy, on_behalf=True)
+    policy, landlock = compiled.policy, compiled.landlock
     reads_in_kernel = _reads_in_kernel(request.audit_level or policy.audit.level, landlock, host)
     if reads_in_kernel:
-        landlock = landlock_plan(policy, on_behalf=True, reads_in_kernel=True)
+        landlock = compiled.landlock_for_reads
     plan = FilterPlan(
-        arch=platform.machine(),
+        arch=os.uname().machine,
         strict_metadata=policy.fs_metadata == "strict",
         reads_in_kernel=reads_in_kernel,
         traced=host.authority_numbers,
@@ -110,9 +111,10 @@ def make_plan(request: Request) -> LaunchPlan:
         cwd=request.cwd,
         tmpdir=request.tmpdir,
         policy=policy,
+        matcher=compiled.matcher,
         landlock=landlock,
         filter=plan,
-        trapped=_trapped_bits(plan),
+        program=program(plan, request.state_dir),
         enforcer_flags=_enforcer_flags(plan, host),
         listener_flags=host.listener_flags,
         limits=_rlimits(policy.limits),
@@ -129,8 +131,8 @@ def agent_environment() -> dict[str, str]:
 
 
 def sdk_grant() -> Grant:
-    """The SDK is readable wherever it is on the path: programs list every directory of PYTHONPATH, and some (pip) end when
-    they may not."""
+    """The SDK is readable wherever it is on the path: programs list every directory of PYTHONPATH, and some (pip) end
+    when they may not."""
     from akbox.resources import data_path
 
     return Grant(f"{os.path.realpath(data_path('sdk/python'))}/**", READ, "the SDK on the agent's path")
@@ -146,15 +148,6 @@ def _argument(text: str) -> bytes:
     if b"\0" in data:
         raise CannotRun("an argument of the command holds a NUL byte, which no program can receive", "", EXIT_CANNOT)
     return data
-
-
-def _trapped_bits(plan: FilterPlan) -> bytes:
-    """Calls that go to the supervisor for some or all arguments (their numbers fit in 512 bits on both architectures)."""
-    bits = bytearray(64)
-    for nr, decision in syscalls.decisions(plan).items():
-        if not decision.always and nr < 512:
-            bits[nr // 8] |= 1 << nr % 8
-    return bytes(bits)
 
 
 def _reads_in_kernel(level: str | None, landlock: LandlockPlan, host: Host) -> bool:

@@ -10,22 +10,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from akbox import _native
 from akbox.kernel.kernel import Kernel
-from akbox.linux import filter as seccomp_filter
-from akbox.linux import ruleset, syscalls
+from akbox.kernel.signing import Signer
+from akbox.linux import ruleset, tmpdirs
 from akbox.linux.authority import Doors
 from akbox.linux.drain import Drain
 from akbox.linux.errors import EXIT_BUDGET, EXIT_CANNOT, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CannotRun
+from akbox.linux.once import Once
 from akbox.linux.plan import LaunchPlan
 from akbox.linux.result import RunResult
 from akbox.linux.tracer import TraceLoop
@@ -63,10 +62,9 @@ class Run:
         self._status: int | None = None
         self._reason: str | None = None  # the budget that ended the run
         self._failure: str | None = None  # what went wrong on our side
-        self._started: Future[None] = Future()
-        self._result: Future[RunResult] = Future()
+        self._started: Once[None] = Once()
+        self._result: Once[RunResult] = Once()
         self._thread = threading.Thread(target=self._main, name="akbox-run", daemon=True)
-        self._native_policy = _native.Policy(plan.policy.blob)
         self._ring = _native.Ring(_ring_file(run_dir), _RING_BYTES, kernel.run_id)
         self._drain = Drain(self._ring, kernel, self.fail)
         self._watchdog = Watchdog(
@@ -75,7 +73,7 @@ class Run:
             cpu_used_ns=self.cpu_ns,
             stop=self._budget_over,
         )
-        self._tracer = _native.Tracer(plan.trapped, not plan.filter.notify)
+        self._tracer = _native.Tracer(plan.program.trapped, not plan.filter.notify)
         self._enforcer: _native.Enforcer | None = None
         self._began_ns = 0
 
@@ -86,14 +84,14 @@ class Run:
         _native.prctl(PR_SET_DUMPABLE, 0)  # the agent has our uid: without this it could read and trace us
         self._thread.start()
         try:
-            self._started.result()
+            self._started.get()
         except CannotRun:
             self._thread.join()
             raise
 
     def wait(self, timeout: float | None = None) -> RunResult:
         """The result, once the whole tree is gone and the log is complete. Raises TimeoutError; the run goes on then."""
-        return self._result.result(timeout)
+        return self._result.get(timeout)
 
     @property
     def finished(self) -> bool:
@@ -126,9 +124,9 @@ class Run:
         try:
             self._drain.start()
             child = self._launch()
-        except (CannotRun, OSError, ValueError) as error:
+        except Exception as error:  # the run's edge: a caller that waits for its start must hear of it
             self._close()
-            self._started.set_exception(error if isinstance(error, CannotRun) else CannotRun(str(error)))
+            self._started.fail(error if isinstance(error, CannotRun) else CannotRun(str(error)))
             return
         try:
             self._serve(child)
@@ -136,19 +134,20 @@ class Run:
             self.fail(f"internal error: {error!r}")
             self._reap()
             if not self._started.done():
-                self._started.set_exception(CannotRun(f"internal error: {error!r}"))
-            self._result.set_exception(error)
+                self._started.fail(CannotRun(f"internal error: {error!r}"))
+            self._result.fail(error)
 
     def _launch(self) -> _native.Child:
         """Clone, seize, confine. On return the child waits in its execve for an answer."""
         plan = self.plan
-        bpf = seccomp_filter.compile_filter(plan.filter)
         flags = SECCOMP_FILTER_FLAG_NEW_LISTENER | plan.listener_flags if plan.filter.notify else 0
         with contextlib.ExitStack() as files:
             cwd_fd = os.open(plan.cwd, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             files.callback(os.close, cwd_fd)
-            ruleset_fd = ruleset.make_ruleset(plan.landlock) if plan.filter.landlock else -1
-            if ruleset_fd >= 0:
+            ruleset_fd, kernel_reads = -1, b""
+            if plan.filter.landlock:
+                rules = ruleset.build_ruleset(plan.landlock)
+                ruleset_fd, kernel_reads = rules.fd, self._kernel_reads(rules.skipped)
                 files.callback(os.close, ruleset_fd)
             try:
                 child = _native.launch(
@@ -159,7 +158,7 @@ class Run:
                     stdio=self._stdio,
                     keep_fds=plan.keep_fds,
                     ruleset_fd=ruleset_fd,
-                    bpf=bpf,
+                    bpf=plan.program.bpf,
                     filter_flags=flags,
                     limits=plan.limits,
                     tty_fd=self._tty_fd,
@@ -168,22 +167,31 @@ class Run:
                 child.ready()
                 self._tracer.seize(child.pid)
                 self._enforcer = self._make_enforcer(child.pid)
+                self._enforcer.set_kernel_reads(kernel_reads)
                 listener = child.go()
             except _native.LaunchError as error:
                 raise _launch_problem(error.args[0], error.args[2], plan) from error
         if listener >= 0:
             self._enforcer.start(listener, _NOTIFY_THREADS)
+        Signer.prepare()
         self.pid = child.pid
         return child
 
+    def _kernel_reads(self, skipped: tuple[str, ...]) -> bytes:
+        """A bit for each rule that Landlock enforces exactly for reading, little-endian."""
+        plan = self.plan
+        rules = plan.landlock.kernel_reads(lambda path: plan.matcher.rights(os.fsencode(path)), skipped)
+        return sum(1 << rule for rule in rules).to_bytes(len(plan.policy.rules) // 8 + 1, "little")
+
     def _make_enforcer(self, pid: int) -> _native.Enforcer:
         return _native.Enforcer(
-            self._native_policy,
+            self.plan.matcher,
             self._ring,
             main_pid=pid,
             tracer_tid=_native.gettid(),
             flags=self.plan.enforcer_flags,
-            refusals=syscalls.refusals(self.plan.filter),
+            refusals=self.plan.program.refusals,
+            names=self.plan.program.names,
         )
 
     def _serve(self, child: _native.Child) -> None:
@@ -206,10 +214,11 @@ class Run:
         if not self.plan.filter.notify:
             from akbox.linux.inject import Injector
             from akbox.linux.ptrace_calls import PtraceCalls
+            from akbox.linux.syscalls import ARCHES
 
             arch = self.plan.filter.arch
             injector = Injector(self.plan.tmpdir, arch)
-            loop.calls = PtraceCalls(self._tracer, enforcer, injector, syscalls.ARCHES[arch])
+            loop.calls = PtraceCalls(self._tracer, enforcer, injector, ARCHES[arch])
         loop.run()
         enforcer.stop()
         if loop.calls is not None:
@@ -221,7 +230,7 @@ class Run:
     def _program_started(self) -> None:
         self._began_ns = time.monotonic_ns()
         self._watchdog.start()
-        self._started.set_result(None)
+        self._started.put(None)
 
     def _main_exited(self, status: int) -> None:
         with self._lock:
@@ -238,21 +247,21 @@ class Run:
         self.kernel.pre_query = None
         self._drain.close()
         self._ring.close()
-        shutil.rmtree(self.plan.tmpdir, ignore_errors=True)
+        tmpdirs.remove(self.plan.tmpdir)
 
     def _publish(self, child: _native.Child) -> None:
         problem = child.failure()
         if problem is not None and not self._started.done():
             self.kernel.finish({"exit_code": EXIT_CANNOT, "reason": f"{problem[1]}: {os.strerror(problem[0])}"})
             self.kernel.close()
-            self._started.set_exception(_launch_problem(problem[0], problem[1], self.plan))
+            self._started.fail(_launch_problem(problem[0], problem[1], self.plan))
             return
         result = self._make_result()
         self.kernel.finish({"exit_code": result.exit_code, "reason": result.reason, "usage": result.usage})
         self.kernel.close()
         if not self._started.done():  # killed before its first instruction
-            self._started.set_result(None)
-        self._result.set_result(result)
+            self._started.put(None)
+        self._result.put(result)
 
     def _make_result(self) -> RunResult:
         status = self._status if self._status is not None else signal.SIGKILL

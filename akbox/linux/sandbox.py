@@ -7,10 +7,7 @@ The command line is a client of this module; neither decides anything.
 
 from __future__ import annotations
 
-import asyncio
 import os
-import secrets
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +17,7 @@ from typing import TYPE_CHECKING
 from akbox.kernel.audit import AuditLog
 from akbox.kernel.kernel import Kernel
 from akbox.kernel.signing import Signer
+from akbox.linux import tmpdirs
 from akbox.linux.capture import Capture
 from akbox.linux.errors import CannotRun
 from akbox.linux.plan import LaunchPlan, Request, make_plan
@@ -100,10 +98,10 @@ class Sandbox:
         """
         if not argv:
             raise ValueError("there is no command to run")
-        run_id = secrets.token_bytes(16)
+        run_id = os.urandom(16)
         run_dir = new_run_dir(run_id.hex(), self._state)
-        tmpdir = Path(tempfile.mkdtemp(prefix="akbox-"))
-        started = False
+        tmpdir = tmpdirs.make()
+        handed_over = False
         try:
             plan = make_plan(self._request(argv, tmpdir))
             kernel = self._make_kernel(plan, run_id, run_dir)
@@ -116,11 +114,11 @@ class Sandbox:
                 tty_fd=terminal.slave_fd if terminal is not None else -1,
                 on_stopped=on_stopped,
             )
+            handed_over = True  # from here on the run removes the directory: its name may soon be another run's
             run.start()
-            started = True
         finally:
-            if not started:
-                _remove_tree(tmpdir)
+            if not handed_over:
+                tmpdirs.remove(tmpdir)
         with self._lock:
             self._live = [r for r in self._live if not r.finished] + [run]
         return run
@@ -144,6 +142,8 @@ class Sandbox:
         self, argv: Sequence[str], *, stdin: bytes | None = None, capture: bool = True, timeout: float | None = None
     ) -> RunResult:
         """`run` for asyncio: the same, without blocking the loop."""
+        import asyncio  # 20 ms that other callers need not wait for
+
         return await asyncio.to_thread(self.run, argv, stdin=stdin, capture=capture, timeout=timeout)
 
     def _request(self, argv: Sequence[str], tmpdir: Path) -> Request:
@@ -165,7 +165,7 @@ class Sandbox:
         log = AuditLog(
             run_dir / "audit.jsonl",
             run_id,
-            durability=plan.policy.audit.durability,
+            durability=plan.policy.audit.durability or "group",
             redact=plan.policy.audit.redact,
             signer=Signer.of_user(self._state / "keys"),
             rules=[str(rule) for rule in plan.policy.rules],
@@ -195,9 +195,3 @@ def _as_policy(policy: Policy | str | os.PathLike[str] | None) -> Policy:
     if isinstance(policy, str) and "/" not in text and "." not in text:
         return load_preset(text)
     return load(text)
-
-
-def _remove_tree(path: Path) -> None:
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=True)
