@@ -1,4 +1,5 @@
-"""From the event ring to the log: what the enforcer decided in C becomes entries, at most 50 ms later.
+"""From the event ring to the log: what the enforcer decided in C becomes entries, at most 50 ms later. Equal denials
+that are only counted get theirs when their second is over.
 
 One thread per run. A log that cannot be written ends the run (fail closed): `on_failure` is called once with the
 reason.
@@ -49,11 +50,19 @@ class Drain:
         while not self._closing.is_set():
             if self._ring.wait(_WAIT_MS):
                 self.flush()
+            with self._lock:  # equal denials that were counted: into the log when their second is over
+                if not self._failed:
+                    self._record(b"")
 
     def _move(self) -> bool:
         records = self._ring.read(_CHUNK_BYTES)
-        if not records:
+        if not records or not self._record(records):
             return False
+        self._ring.consume(len(records))
+        return True
+
+    def _record(self, records: bytes) -> bool:
+        """Precondition: _lock is held."""
         try:
             self._kernel.record(self._kernel.root, records)
         except (AuditError, OSError) as error:
@@ -61,5 +70,4 @@ class Drain:
             self._ring.shut()  # writers deny from here on
             self._on_failure(f"the audit log cannot be written: {error}")
             return False
-        self._ring.consume(len(records))
         return True
