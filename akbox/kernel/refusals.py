@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 MAX_DISTINCT = 4096
 
 
+class _Refusal(msgspec.Struct):
+    """`event` is what the denial comes from as long as nobody has asked what would have allowed it."""
+
+    denial: Denial
+    event: Event | None = None
+
+
 class Refusals:
     """Thread-safe. At most MAX_DISTINCT are told apart; `others` counts the rest, so that an agent can't fill
     memory."""
@@ -27,15 +34,15 @@ class Refusals:
     def __init__(self, policy: CompiledPolicy) -> None:
         self._policy = policy
         self._lock = threading.Lock()
-        self._seen: dict[tuple[object, ...], Denial] = {}
-        self._last: dict[AgentId, Denial] = {}
+        self._seen: dict[tuple[object, ...], _Refusal] = {}
+        self._last: dict[AgentId, _Refusal] = {}
         self.others = 0
 
     def note(self, agent: AgentId, denial: Denial) -> None:
         """Counts one refusal; an equal one (op, target, rule, errno, missing_cap) only raises its count."""
         key = (denial.op, denial.target, denial.rule, denial.errno, denial.missing_cap)
         with self._lock:
-            self._count(agent, key, denial)
+            self._count(agent, key, _Refusal(denial))
 
     def note_event(self, agent: AgentId, event: Event, trace_id: str | None) -> None:
         """Counts a refusal that the compiled matcher took; `trace_id` None: its entry is merged into an earlier one."""
@@ -43,49 +50,58 @@ class Refusals:
         with self._lock:
             known = self._seen.get(key)
             if known is not None:
-                known.count += 1
-                known.last_ts_ns = max(event.ts_ns, known.last_ts_ns)
-                known.trace_id = trace_id or known.trace_id
+                denial = known.denial
+                denial.count += 1
+                denial.last_ts_ns = max(event.ts_ns, denial.last_ts_ns)
+                denial.trace_id = trace_id or denial.trace_id
                 self._last[agent] = known
-                return
-        self._add_event(agent, key, event, trace_id or "")
+            else:
+                self._count(agent, key, _Refusal(self._denial(event, trace_id or ""), event))
 
     def last(self, agent: AgentId) -> Denial | None:
         with self._lock:
             found = self._last.get(agent)
-            return None if found is None else msgspec.structs.replace(found)
+            return None if found is None else self._judged(found)
 
     def all(self) -> list[Denial]:
         """A copy, in the order of their first time."""
         with self._lock:
-            return [msgspec.structs.replace(denial) for denial in self._seen.values()]
+            return [self._judged(refusal) for refusal in self._seen.values()]
 
-    def _add_event(self, agent: AgentId, key: tuple[object, ...], event: Event, trace_id: str) -> None:
-        """The Python matcher says what would allow it: the C one reports only the rule and the missing bits."""
-        target, _ = text(event.target)
-        target2 = text(event.target2)[0] if event.target2 else None
-        verdict = self._policy.decide(event.op, target, need=event.missing or event.need, target2=target2)
+    def _denial(self, event: Event, trace_id: str) -> Denial:
         rule = None if event.rule == NO_RULE else rule_text(self._policy.rules, event.rule)
-        denial = Denial(
-            op=op_name(event.op), target=target, count=event.count, rule=rule, missing_cap=verdict.missing_cap,
-            suggested_fix=verdict.suggested_fix, errno=event.error, first_ts_ns=event.ts_ns, last_ts_ns=event.ts_ns,
-            trace_id=trace_id, message=_why(event, rule, verdict.decision), code=Code.POLICY_DENY,
+        return Denial(
+            op=op_name(event.op), target=text(event.target)[0], count=event.count, rule=rule, missing_cap=None,
+            suggested_fix=None, errno=event.error, first_ts_ns=event.ts_ns, last_ts_ns=event.ts_ns, trace_id=trace_id,
+            message="", code=Code.POLICY_DENY,
         )  # fmt: skip
-        with self._lock:
-            self._count(agent, key, denial)
 
-    def _count(self, agent: AgentId, key: tuple[object, ...], denial: Denial) -> None:
+    def _judged(self, refusal: _Refusal) -> Denial:
+        """A copy. The Python matcher says what would allow it (the C one reports only the rule and the missing bits),
+        when somebody asks: an agent that is refused one thing after the other shall not wait for that."""
+        denial, event = refusal.denial, refusal.event
+        if event is not None:
+            target2 = text(event.target2)[0] if event.target2 else None
+            need = event.missing or event.need
+            verdict = self._policy.decide(event.op, denial.target, need=need, target2=target2)
+            denial.missing_cap, denial.suggested_fix = verdict.missing_cap, verdict.suggested_fix
+            denial.message = _why(event, denial.rule, verdict.decision)
+            refusal.event = None
+        return msgspec.structs.replace(denial)
+
+    def _count(self, agent: AgentId, key: tuple[object, ...], refusal: _Refusal) -> None:
         known = self._seen.get(key)
         if known is None:
-            self._last[agent] = denial
+            self._last[agent] = refusal
             if len(self._seen) < MAX_DISTINCT:
-                self._seen[key] = denial
+                self._seen[key] = refusal
             else:
-                self.others += denial.count
+                self.others += refusal.denial.count
             return
-        known.count += denial.count
-        known.last_ts_ns = max(known.last_ts_ns, denial.last_ts_ns)
-        known.trace_id = denial.trace_id or known.trace_id
+        denial, again = known.denial, refusal.denial
+        denial.count += again.count
+        denial.last_ts_ns = max(denial.last_ts_ns, again.last_ts_ns)
+        denial.trace_id = again.trace_id or denial.trace_id
         self._last[agent] = known
 
 
