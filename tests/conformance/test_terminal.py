@@ -43,7 +43,8 @@ def test_interrupt(worlds: Worlds, user: str, interposer: str) -> None:
 
 @VARIANTS
 def test_interrupt_is_the_programs_to_handle(worlds: Worlds, user: str, interposer: str) -> None:
-    script = "trap 'echo cau''ght; exit 7' INT; echo rea''dy; while :; do sleep 600; done"
+    # "ready" comes from the foreground child: a ^C between the shell's look for signals and its fork would reach no child.
+    script = "trap 'echo cau''ght; exit 7' INT; while :; do sh -c 'echo rea\"\"dy; exec sleep 600'; done"
     with console(worlds, user) as (_, terminal):
         terminal.type(line(interposer, "sh", "-c", script) + "\n")
         terminal.expect("ready")
