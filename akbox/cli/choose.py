@@ -111,7 +111,7 @@ def parse_policy(content: bytes, path: Path | str) -> Policy:
     except UnicodeDecodeError as error:
         raise Failure(f"{path} is not UTF-8 (byte {error.start})", exit_code=EXIT_CANNOT) from error
     try:
-        return parse(text, syntax="json" if str(path).endswith(".json") else "toml", name=str(path))
+        return parse(text, syntax="json" if str(path).endswith(".json") else "toml", name=str(path), file=str(path))
     except PolicyError as error:
         raise policy_failure(error) from error
 

@@ -50,6 +50,7 @@ def _compile(policy: Policy, cwd: Path, command: str | None, state_dir: str | No
     from akbox.linux.runtime import runtime_grants
     from akbox.policy.check import PolicyError
     from akbox.policy.compile import Context, compile_policy
+    from akbox.policy.inuse import policy_names
     from akbox.rundir import state_root
 
     try:
@@ -60,6 +61,7 @@ def _compile(policy: Policy, cwd: Path, command: str | None, state_dir: str | No
             tmp=os.path.join(os.path.realpath(tempfile.gettempdir()), "akbox-RUN"),
             prefix=os.path.dirname(os.path.dirname(program)) or "/usr",
             state_dirs=(str(state_root(state_dir)),),
+            policy_files=policy_names(policy),
             runtime_grants=grants,
         )
         return compile_policy(policy, context)

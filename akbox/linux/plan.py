@@ -22,6 +22,7 @@ from akbox.linux.hostcheck import Host, check_host
 from akbox.linux.program import Program, program
 from akbox.linux.runtime import runtime_grants
 from akbox.policy.compile import CompiledPolicy, Context
+from akbox.policy.inuse import policy_names
 from akbox.policy.landlock import LandlockPlan
 from akbox.policy.model import Limits, Policy
 from akbox.policy.rules import Grant, compose
@@ -80,6 +81,7 @@ def make_plan(request: Request) -> LaunchPlan:
             tmp=str(request.tmpdir),
             prefix=os.path.dirname(os.path.dirname(exec_path)),
             state_dirs=(str(request.state_dir),),
+            policy_files=policy_names(request.policy),
             runtime_grants=(*grants, sdk_grant()),
         ),
     )

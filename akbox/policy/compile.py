@@ -21,7 +21,7 @@ from akbox.policy.matcher import (
 from akbox.policy.model import Policy
 from akbox.policy.netmatcher import BIND, CONNECT, LISTEN, TCP, UDP, NetRule, net_table
 from akbox.policy.netpatterns import parse_endpoint, parse_host
-from akbox.policy.patterns import PatternError, Segment, parse_path
+from akbox.policy.patterns import PatternError, Segment, literal_segments, parse_path
 from akbox.policy.rules import Context, Grant, Rule, compose, policy_rules, states_exec
 
 __all__ = ["CompiledPolicy", "Context", "Grant", "Rule", "Verdict", "compile_policy"]
@@ -147,6 +147,9 @@ class _Build:
         for path in self.context.state_dirs:
             segments = builtin.state_dir_segments(path)
             self._builtin("always denied", f"{path}/**", segments, E_DENY, builtin.ALL, "akbox's own files")
+        for path in self.context.policy_files:
+            reason = "the policy of this run: an agent must not be able to widen its next one"
+            self._builtin("always denied", path, literal_segments(path), E_DENY, WRITE, reason)
         segments = builtin.builtin_segments(builtin.GUARDED_DEVICES)
         self._builtin("exact path only", builtin.GUARDED_DEVICES, segments, E_GUARD, builtin.ALL, "a device")
         for pattern in builtin.SAFE_DEVICES:

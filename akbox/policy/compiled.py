@@ -239,9 +239,18 @@ class CompiledPolicy(Struct, frozen=True, dict=True):
 
     def to_json(self) -> bytes:
         """The policy with its profiles joined in, as canonical JSON: sorted keys, no defaults."""
+        return self._canonical
+
+    @cached_property
+    def _canonical(self) -> bytes:
         from akbox.policy.canonical import canonical_policy
 
         return canonical_policy(self)
+
+    @cached_property
+    def rule_texts(self) -> tuple[str, ...]:
+        """`str(rule)` of each rule, in order."""
+        return tuple(map(str, self.rules))
 
 
 def what_rules(compiled: CompiledPolicy, sections: tuple[str, str], path: str) -> list[tuple[int, int]]:

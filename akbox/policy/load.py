@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from os import PathLike, fspath
 from pathlib import Path
 
@@ -27,12 +28,13 @@ def load(path: str | PathLike[str]) -> Policy:
         line = data.count(b"\n", 0, error.start) + 1
         column = error.start - data.rfind(b"\n", 0, error.start)
         raise PolicyError([Problem(name, line, column, "", "not UTF-8", "save the file as UTF-8")]) from error
-    return parse(text, syntax="json" if Path(name).suffix == ".json" else "toml", name=name)
+    return parse(text, syntax="json" if Path(name).suffix == ".json" else "toml", name=name, file=name)
 
 
-def parse(text: str, *, syntax: Syntax, name: str) -> Policy:
-    """Parse policy text; `name` is what problems call the file. Raises PolicyError."""
-    source = Source(name, text, syntax)
+def parse(text: str, *, syntax: Syntax, name: str, file: str | None = None) -> Policy:
+    """Parse policy text; `name` is what problems call the file, `file` the path it was read from, which a run under the
+    policy protects. Raises PolicyError."""
+    source = Source(name, text, syntax, None if file is None else os.path.join(os.getcwd(), file))
     if len(text.encode("utf-8", "surrogatepass")) > POLICY_BYTES_MAX:
         raise PolicyError([Problem(name, 1, 1, "", f"a policy may have at most {POLICY_BYTES_MAX} bytes", "split it")])
     try:

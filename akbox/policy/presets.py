@@ -45,8 +45,9 @@ def _path(folder: str, name: str) -> Path | None:
     return path if re.fullmatch(r"[a-z0-9][a-z0-9-]*", name) and path.is_file() else None
 
 
+@functools.cache
 def load_preset(name: str) -> Policy:
-    """Load a preset. Raises KeyError for an unknown name."""
+    """Load a preset, once per process, as profiles. Raises KeyError for an unknown name."""
     return _load(preset_path(name), name)
 
 

@@ -34,6 +34,7 @@ class Context(Struct, frozen=True):
     prefix: str
     state_dirs: tuple[str, ...] = ()
     runtime_grants: tuple[Grant, ...] = ()
+    policy_files: tuple[str, ...] = ()  # as policy_names() gives them
 
     def variables(self) -> dict[str, str]:
         """By the names that `${…}` takes."""

@@ -28,11 +28,12 @@ class SyntaxProblem(ValueError):
 
 
 class Source(Struct, frozen=True, dict=True):
-    """One policy text and the name people know it by."""
+    """One policy text and the name people know it by. `file`: the absolute path it was read from, if it was."""
 
     name: str
     text: str
     syntax: Syntax
+    file: str | None = None
 
     def __repr__(self) -> str:
         return f"Source({self.name!r})"
