@@ -47,8 +47,8 @@ def admit(records: bytes, refused: list[tuple[int, int, int]], flood: FloodFilte
     them."""
     batch = Batch([], [])
     start = shift = 0  # where the current run of records begins; entries so far, less records so far
-    for begin, end, index in refused:
-        (event,) = parse_events(records[begin:end])
+    events = parse_events(b"".join([records[begin:end] for begin, end, _ in refused]))
+    for (begin, end, index), event in zip(refused, events, strict=True):
         late = flood.admit((event,))
         passed = bool(late) and late[-1] is event
         if passed:
