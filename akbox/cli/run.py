@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,7 +73,11 @@ def main(args: list[str]) -> int:
         from akbox.cli.group import call
 
         return call()
-    return execute(values, tuple(command))
+    gc.disable()  # start-up makes many objects and no garbage: looking for it is all in vain until the agent runs
+    try:
+        return execute(values, tuple(command))
+    finally:
+        gc.enable()
 
 
 def execute(values: Values, command: tuple[str, ...]) -> int:
@@ -178,6 +183,8 @@ def _attended(policy: Policy, options: Options, cwd: Path) -> tuple[RunResult, s
             terminal = _terminal()
             try:
                 run = sandbox.start(list(options.command), terminal=terminal, on_stopped=session.agent_stopped)
+                gc.freeze()
+                gc.enable()
                 if terminal is not None:
                     terminal.start()
                 return session.attend(run, terminal), str(run.run_dir)

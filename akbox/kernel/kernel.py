@@ -72,7 +72,7 @@ class Kernel:
         self._history: dict[AgentId, deque[dict[str, Any]]] = {}
         self._snapshot_ns: dict[AgentId, int] = {}
         self._closed = False
-        log.set_rules(policy.rules)
+        log.set_rules(policy.rule_texts)
 
     # ---- the three ways in ------------------------------------------------------------------------------------------
 
@@ -145,9 +145,8 @@ class Kernel:
     def start(self, info: Mapping[str, Any]) -> None:
         """The run's first entry: what `info` says (command, …), the policy's hash and akbox's version."""
         from akbox import __version__
-        from akbox.policy.canonical import canonical_policy
 
-        digest = sha256(canonical_policy(self.policy)).hexdigest()
+        digest = sha256(self.policy.to_json()).hexdigest()
         self._lifecycle("start", {"akbox": __version__, "policy_hash": digest, **info}, {})
 
     def finish(self, info: Mapping[str, Any]) -> None:

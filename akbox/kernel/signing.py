@@ -30,6 +30,7 @@ class Signer:
         if len(seed) != 32:
             raise SigningKeyError("an Ed25519 seed has 32 bytes")
         self._seed = seed
+        self._private: Ed25519PrivateKey | None = None  # made when it is first needed
 
     @classmethod
     def of_user(cls, directory: str | os.PathLike[str]) -> "Signer":
@@ -63,7 +64,9 @@ class Signer:
     def _key(self) -> "Ed25519PrivateKey":
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-        return Ed25519PrivateKey.from_private_bytes(self._seed)
+        if self._private is None:
+            self._private = Ed25519PrivateKey.from_private_bytes(self._seed)
+        return self._private
 
 
 def verify_signature(public_hex: str, signature: bytes, message: bytes) -> bool:

@@ -168,7 +168,7 @@ class Sandbox:
             durability=plan.policy.audit.durability or "group",
             redact=plan.policy.audit.redact,
             signer=Signer.of_user(self._state / "keys"),
-            rules=[str(rule) for rule in plan.policy.rules],
+            rules=plan.policy.rule_texts,
         )
         return Kernel(plan.policy, run_id=run_id, store=SqliteStore(run_dir / "kernel.db"), log=log)
 

@@ -29,7 +29,7 @@ def make() -> Path:
         except FileExistsError:  # somebody else has made it meanwhile: that name is theirs
             continue
         except OSError as error:
-            raise _problem(base, error.strerror) from error
+            raise _problem(base, error.strerror or str(error)) from error
         return Path(name)
     raise _problem(base, "every name that was tried is taken")
 
