@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from .engine import Result
-from .model import Case, Control, Entry, Expect, call, deny, ok, py, sh
+from .model import AUTO, Case, Control, Entry, Expect, call, deny, ok, py, sh
 from .world import World
 
 OLD = "user.akbox_kit_old"
@@ -51,7 +51,14 @@ REFUSED = [
     for case, name, more in CHANGES
 ]
 ALLOWED = [
-    Case(f"{case}-{name}-W", f"{name} of a writable file", call(name, "{W}/ok", *more), ok(), prepare=_with_attribute)
+    Case(
+        f"{case}-{name}-W",
+        f"{name} of a writable file",
+        call(name, "{W}/ok", *more),
+        ok(),
+        prepare=_with_attribute,
+        interposers=AUTO,
+    )
     for case, name, more in CHANGES
 ]
 DENIED_INSIDE = [
@@ -113,6 +120,7 @@ METADATA = [
             ok(),
             policy=STRICT,
             prepare=_mark_attribute,
+            interposers=AUTO,
         )
         for case, name, more in QUESTIONS
     ),

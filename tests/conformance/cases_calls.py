@@ -154,6 +154,7 @@ KERNEL_CASES = [
             call("number", str(nr), *arguments.split()),
             refused(nr),
             reaches_kernel(*answers),
+            interposers=AUTO,
         )
         for name, nr, arguments, answers in BY_NUMBER
     ),

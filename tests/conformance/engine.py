@@ -200,11 +200,12 @@ def read_log(world: World, result: Result) -> None:
         result.entries = [json.loads(line) for line in found[-1].read_text().splitlines()]
 
 
-def verify(world: World, log: Path) -> None:
-    """Both verifiers must accept the log: akbox's own, and the one that shares no code with it."""
-    own = execute([*akbox_command(), "audit", "verify", str(log.parent)], world, uid=world.uid)
+def verify(world: World, log: Path, timeout_s: float = 300) -> None:
+    """Both verifiers must accept the log: akbox's own, and the one that shares no code with it. The log of a long race
+    has some hundred thousand entries."""
+    own = execute([*akbox_command(), "audit", "verify", str(log.parent)], world, uid=world.uid, timeout_s=timeout_s)
     assert own.exit == 0, f"akbox audit verify refuses the log\n{own}"
-    other = execute([sys.executable, "-I", str(VERIFIER), str(log)], world, uid=world.uid)
+    other = execute([sys.executable, "-I", str(VERIFIER), str(log)], world, uid=world.uid, timeout_s=timeout_s)
     assert other.exit == 0, f"scripts/verify-log refuses the log\n{other}"
 
 

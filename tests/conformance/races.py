@@ -60,6 +60,7 @@ RACES = [
     Race("F24-dirfd", "the directory behind a descriptor changes", "dirfd", "{W}/dir", "{T}", _directory("{T}")),
     Race("F25-host", "the path string changes to a host file's", "memory", "{W}/ok", "{H}", _nothing),
     Race("F25-inside", "and to that of a file denied inside W", "memory", "{W}/ok", "{S}", _nothing),
+    Race("F25-kernel", "the path of a file that the kernel opens itself changes", "memory", "{R}/a", "{H}", _nothing),
     Race("F25-exec", "the path of a program changes", "exec", "/usr/bin/true", "{W}/denied", _nothing),
 ]  # fmt: skip
 

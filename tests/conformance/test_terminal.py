@@ -43,7 +43,7 @@ def test_interrupt(worlds: Worlds, user: str, interposer: str) -> None:
 
 @VARIANTS
 def test_interrupt_is_the_programs_to_handle(worlds: Worlds, user: str, interposer: str) -> None:
-    # "ready" comes from the foreground child: a ^C between the shell's look for signals and its fork would reach no child.
+    # "ready" comes from the foreground child: a ^C before the shell's fork would reach no child.
     script = "trap 'echo cau''ght; exit 7' INT; while :; do sh -c 'echo rea\"\"dy; exec sleep 600'; done"
     with console(worlds, user) as (_, terminal):
         terminal.type(line(interposer, "sh", "-c", script) + "\n")
