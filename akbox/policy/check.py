@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from msgspec import Meta, Struct
-from msgspec.structs import fields
+from msgspec.structs import FieldInfo, fields
 
 from akbox.policy import model
 from akbox.policy.netpatterns import parse_endpoint, parse_host
@@ -155,8 +156,7 @@ class Checker:
         if not isinstance(value, dict):
             self._wrong_type(dict, value, path)
             return {}
-        hints = get_type_hints(kind, include_extras=True)
-        known = {f.encode_name: f for f in fields(kind) if f.name != "source" or kind is not model.Policy}
+        hints, known = _schema(kind)
         result = {}
         for key, entry in value.items():
             name = ALIASES.get((kind, key), key)
@@ -214,6 +214,13 @@ class Checker:
             return
         if kind == "profile" and text not in (names := self.profiles()):
             self.problem(path, f'unknown profile "{text}"', did_you_mean(text, names) or f"known: {', '.join(names)}")
+
+
+@cache
+def _schema(kind: type[Struct]) -> tuple[dict[str, Any], dict[str, FieldInfo]]:
+    """The types of a Struct's fields by name, and the fields by their keys. Asked for by every policy and profile."""
+    known = {f.encode_name: f for f in fields(kind) if f.name != "source" or kind is not model.Policy}
+    return get_type_hints(kind, include_extras=True), known
 
 
 ALIASES: dict[tuple[type, str], str] = {(model.Budgets, "cpu_time_ns"): "cpu_ns"}
