@@ -7,7 +7,6 @@ it shares with others (/usr, ~/.local) it gets only its own directories there. A
 import os
 import re
 from collections.abc import Iterable
-from glob import glob
 
 _FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     # (name of the executable, a regular expression; its own directories in a shared prefix)
@@ -93,5 +92,7 @@ def _whole(prefix: str, home: str) -> list[str]:
 
 def _existing(patterns: Iterable[str]) -> list[str]:
     """Canonical names of what is there, directories with everything below."""
+    from glob import glob
+
     places = (os.path.realpath(place) for pattern in patterns for place in glob(pattern))
     return [place + "/**" if os.path.isdir(place) else place for place in places]

@@ -1,0 +1,149 @@
+"""What a start must not do, by structure and not by the clock: load what it does not need, or do again what it did."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import akbox
+from akbox.linux import compiling, program, remembered, tmpdirs
+from akbox.linux.argument_rules import FilterPlan
+from akbox.policy.compile import CompiledPolicy, Context
+from akbox.policy.model import Policy
+
+# One `akbox run -- true` in this process; prints the modules that were loaded at the launch and at the end.
+RUN = """
+import json, sys
+from akbox.linux.run import Run
+seen, launch = {}, Run._launch
+def recorded(self):
+    seen["launch"] = sorted(sys.modules)
+    return launch(self)
+Run._launch = recorded
+from akbox.cli.main import main
+sys.argv = ["akbox", "run", "-q", "-p", "default", "--state-dir", sys.argv[1], "--", "true"]
+code = main()
+seen["end"] = sorted(sys.modules)
+print(json.dumps(seen))
+sys.exit(code)
+"""
+# `inspect` and `platform` would be here if msgspec did not load them.
+NEVER = {
+    *("asyncio", "concurrent.futures", "logging", "socket", "ssl", "subprocess", "selectors", "multiprocessing"),
+    *("dataclasses", "tempfile", "shutil", "secrets", "random", "ctypes", "sqlite3", "difflib", "glob"),
+    *("click", "rich", "jsonschema", "jsonpatch", "jsonpointer", "pyseccomp", "ptrace"),
+    *("akbox.kernel.pipeline", "akbox.kernel.heap", "akbox.linux.filter", "akbox.linux.syscalls_table"),
+    *("akbox.linux.ptrace_calls", "akbox.linux.terminal", "akbox.policy.toml_places"),
+}
+
+
+def modules_of_a_run(state: Path) -> dict[str, set[str]]:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(state)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return {when: set(names) for when, names in json.loads(done.stdout).items()}
+
+
+def test_a_run_loads_only_what_it_needs(tmp_path: Path) -> None:
+    first = modules_of_a_run(tmp_path / "state")
+    assert "pyseccomp" in first["end"], "the first run on a host compiles the filter: this test would see it"
+    second = modules_of_a_run(tmp_path / "state")
+    assert sorted(NEVER & second["end"]) == []
+    assert not any(name.startswith("cryptography") for name in second["launch"]), "only the end of a run needs it"
+
+
+def test_import_akbox_loads_nothing() -> None:
+    code = "import sys; before = set(sys.modules); import akbox; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name for name in done.stdout.split() if name.startswith(("akbox.", "msgspec"))}
+    assert not loaded
+
+
+@pytest.fixture
+def compiled_for(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The working directories for which a policy was compiled."""
+    seen: list[str] = []
+    compile_policy = compiling.compile_policy
+
+    def counted(policy: Policy, context: Context) -> CompiledPolicy:
+        seen.append(context.workdir)
+        return compile_policy(policy, context)
+
+    monkeypatch.setattr(compiling, "compile_policy", counted)
+    return seen
+
+
+def test_a_second_run_compiles_nothing(tmp_path: Path, compiled_for: list[str]) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    for cwd in (here, here, there, here):
+        result = akbox.Sandbox("default", cwd=cwd, state_dir=tmp_path / "state").run(["true"])
+        assert result.exit_code == 0
+    assert compiled_for == [str(here), str(there)]
+
+
+def test_a_policy_that_was_changed_is_compiled_again(tmp_path: Path, compiled_for: list[str]) -> None:
+    policy = tmp_path / "policy.toml"
+    seen = []
+    for word in ("first", "second"):
+        policy.write_text(f'version = "1.0"\n[env.set]\nWORD = "{word}"\n')
+        result = akbox.Sandbox(policy, cwd=tmp_path, state_dir=tmp_path / "state").run(["sh", "-c", "echo $WORD"])
+        seen.append(result.stdout)
+    assert seen == [b"first\n", b"second\n"]
+    assert len(compiled_for) == 2
+
+
+PLAN = FilterPlan(arch="x86_64")
+
+
+def test_a_kept_filter_is_the_one_that_was_made(tmp_path: Path) -> None:
+    make = program.program.__wrapped__
+    made = make(PLAN, tmp_path)
+    (kept,) = (tmp_path / "filters").iterdir()
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert make(PLAN, tmp_path) == made == make(PLAN, None)
+    assert make(FilterPlan(arch="x86_64", traced=False), tmp_path).bpf != made.bpf
+
+
+@pytest.mark.parametrize("harm", ["bit", "cut", "readable", "link", "empty"])
+def test_a_harmed_file_counts_as_absent(tmp_path: Path, harm: str) -> None:
+    path = tmp_path / "kept"
+    remembered.remember(path, b"what was worked out")
+    assert remembered.recall(path) == b"what was worked out"
+    content = path.read_bytes()
+    if harm == "bit":
+        path.write_bytes(content[:-1] + bytes((content[-1] ^ 1,)))
+    elif harm == "cut":
+        path.write_bytes(content[:-1])
+    elif harm == "readable":
+        path.chmod(0o640)
+    elif harm == "link":
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        path.write_bytes(b"")
+    assert remembered.recall(path) is None
+
+
+def test_a_temporary_directory_is_new_for_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    first = tmpdirs.make()
+    assert first.stat().st_mode & 0o777 == 0o700
+    other = tmpdirs.make()
+    assert other != first, "two runs at once"
+    (first / "left").mkdir()
+    (first / "left" / "behind").touch()
+    tmpdirs.remove(first)
+    again = tmpdirs.make()
+    assert again == first
+    assert not os.listdir(again)
+    tmpdirs.remove(again)
+    again.mkdir()  # somebody takes the name while it is free
+    assert tmpdirs.make() not in (again, other)
