@@ -90,11 +90,12 @@ class LandlockPlan(Struct, frozen=True, dict=True):
         """
         covered = set(self.covered)
         exact: dict[str, list[int]] = {}
-        for grant in self.paths:
+        granted = [grant for grant in self.paths if grant.path not in skipped]
+        for grant in granted:
             rules = [r for r in grant.rules if (r, READ) in covered and (r, READ) not in self.inexact]
-            if rules and grant.tree and grant.path not in skipped:
+            if rules and grant.tree:
                 exact[grant.path] = rules
-        for grant in self.paths:
+        for grant in granted:
             if "READ_FILE" not in grant.rights or any(_is_below(grant.path, base) for base in exact):
                 continue
             if grant.tree or not rights(grant.path) & READ:
