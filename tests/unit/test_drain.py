@@ -14,6 +14,7 @@ from kernel_kit import Box
 from akbox import _native
 from akbox.kernel.audit import AuditError
 from akbox.kernel.kernel import Kernel
+from akbox.linux import drain
 from akbox.linux.drain import Drain
 
 RING_BYTES = 1 << 16
@@ -58,7 +59,7 @@ class Rig:
         self.ring.put(0x100, decision, 1, 5, 7, 257, error, missing_rule, 0, target, b"")
 
     def counts(self) -> list[int]:
-        return [e["req"].get("count", 1) for e in self.box.entries() if e["decision"] == "deny"]
+        return [e.req.get("count", 1) for e in self.box.log.entries() if e.decision == "deny"]
 
     def await_counts(self, total: int) -> None:
         with self.kernel.recorded:
@@ -108,3 +109,17 @@ def test_a_log_that_fails_ends_the_run_once_and_shuts_the_ring(rig: Rig) -> None
     rig.drain.flush()
     assert rig.reasons == ["the audit log cannot be written: no space left"]
     rig.kernel.broken = False
+
+
+def test_the_end_of_a_run_waits_for_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain, "_WAIT_MS", 1_000_000)
+    rig = Rig(tmp_path)
+    rig.put(b"/app/last", ALLOW)
+    closer = threading.Thread(target=rig.drain.close, daemon=True)
+    closer.start()
+    closer.join(LONG_S)
+    assert not closer.is_alive()
+    assert [e.target for e in rig.box.log.entries()] == ["/app/last"]
+    rig.ring.close()
+    rig.file.close()
+    rig.kernel.close()
