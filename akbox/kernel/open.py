@@ -22,14 +22,23 @@ def open_kernel(
     run_id: bytes,
     keys_dir: str | os.PathLike[str] | None = None,
 ) -> Kernel:
-    """A kernel whose log, checkpoints and store are in `run_dir` (which exists, 0700). `keys_dir` holds the user's
-    signing key, made on first use; None leaves checkpoints unsigned. Raises AuditError, SigningKeyError or OSError."""
+    """A kernel whose log, checkpoints and store are in `run_dir` (which exists, 0700), with `policy.json` beside them.
+    `keys_dir` holds the user's signing key, made on first use; None leaves checkpoints unsigned. Raises AuditError,
+    SigningKeyError or OSError; then nothing stays open."""
     directory = Path(run_dir)
+    signer = None if keys_dir is None else Signer.of_user(keys_dir)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(directory / "policy.json", flags, 0o600), "wb") as file:
+        file.write(policy.to_json())
     log = AuditLog(
         directory / "audit.jsonl",
         run_id,
         durability=policy.audit.durability or "group",
         redact=policy.audit.redact,
-        signer=None if keys_dir is None else Signer.of_user(keys_dir),
+        signer=signer,
     )
-    return Kernel(policy, run_id=run_id, store=SqliteStore(directory / "kernel.db"), log=log)
+    try:
+        return Kernel(policy, run_id=run_id, store=SqliteStore(directory / "kernel.db"), log=log)
+    except BaseException:
+        log.close()
+        raise

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Once(Generic[T]):
-    """Set at most once, to a value or to an error. Thread-safe."""
+    """Set to a value or to an error; what comes later is ignored. One thread sets, any may wait."""
 
     def __init__(self) -> None:
         self._set = threading.Event()
@@ -19,12 +19,15 @@ class Once(Generic[T]):
         return self._set.is_set()
 
     def put(self, value: T) -> None:
-        self._outcome = (value,)
-        self._set.set()
+        self._settle((value,))
 
     def fail(self, error: BaseException) -> None:
-        self._outcome = error
-        self._set.set()
+        self._settle(error)
+
+    def _settle(self, outcome: tuple[T] | BaseException) -> None:
+        if not self._set.is_set():
+            self._outcome = outcome
+            self._set.set()
 
     def get(self, timeout: float | None = None) -> T:
         """The value; raises what fail() was given, or TimeoutError after `timeout` seconds."""

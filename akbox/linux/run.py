@@ -1,8 +1,8 @@
 """One run: a confined process tree, from its launch to the last entry of its log.
 
 A run has one thread of its own that clones the first process, seizes it and is its tracer to the end (ptrace and the
-parent-death signal both know threads, not processes). Beside it: the enforcer's notify threads (C), the drain, the upcalls
-of the prctl door and, when there are time limits, the watchdog.
+parent-death signal both know threads, not processes). Beside it: the enforcer's notify threads (C), the drain, the
+upcalls of the prctl door and, when there are time limits, the watchdog.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from akbox import _native
+from akbox.kernel.audit import AuditError
 from akbox.kernel.kernel import Kernel
 from akbox.kernel.signing import Signer
 from akbox.linux import ruleset, tmpdirs
@@ -27,9 +28,13 @@ from akbox.linux.errors import EXIT_BUDGET, EXIT_CANNOT, EXIT_NOT_EXECUTABLE, EX
 from akbox.linux.once import Once
 from akbox.linux.plan import LaunchPlan
 from akbox.linux.result import RunResult
+from akbox.linux.summary import result_document, write_summary
 from akbox.linux.tracer import TraceLoop
 from akbox.linux.upcalls import Upcalls
 from akbox.linux.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from akbox.linux.ptrace_calls import PtraceCalls
 
 PR_SET_DUMPABLE = 4
 SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
@@ -39,7 +44,9 @@ _NOTIFY_THREADS = 2
 
 
 class Run:
-    """Started by Sandbox.start(). `wait()` for its result; the other methods may be called from any thread meanwhile."""
+    """Started by Sandbox.start(). `wait()` for its result; the other methods may be called from any thread
+    meanwhile. Once it is made, the kernel, its log and the private TMPDIR are its own to close, also when it cannot
+    start."""
 
     def __init__(
         self,
@@ -65,7 +72,10 @@ class Run:
         self._started: Once[None] = Once()
         self._result: Once[RunResult] = Once()
         self._thread = threading.Thread(target=self._main, name="akbox-run", daemon=True)
-        self._ring = _native.Ring(_ring_file(run_dir), _RING_BYTES, kernel.run_id)
+        self._ring = _make_ring(run_dir, kernel.run_id)
+        self._things = contextlib.ExitStack()  # what is put away when no process is left, the last one first
+        self._things.callback(tmpdirs.remove, plan.tmpdir)
+        self._things.callback(self._ring.close)
         self._drain = Drain(self._ring, kernel, self.fail)
         self._watchdog = Watchdog(
             wall_ms=kernel.budgets.limit("wall_time_ms"),
@@ -74,23 +84,31 @@ class Run:
             stop=self._budget_over,
         )
         self._tracer = _native.Tracer(plan.program.trapped, not plan.filter.notify)
-        self._enforcer: _native.Enforcer | None = None
+        self._child: _native.Child | None = None
+        self._seized = False
         self._began_ns = 0
 
     # ---- what a caller may do ------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Returns when the program runs. Raises CannotRun; then there is no process left."""
+        """Returns when the program runs. Raises CannotRun; then no process, thread or file of the run is left."""
         _native.prctl(PR_SET_DUMPABLE, 0)  # the agent has our uid: without this it could read and trace us
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._things.close()
+            self._publish(CannotRun(f"no thread can be started: {error}", "is there a limit on processes?"))
         try:
             self._started.get()
-        except CannotRun:
-            self._thread.join()
+        except BaseException:  # an interrupted caller has no Run to end
+            self.kill()
+            if self._thread.ident is not None:
+                self._thread.join()
             raise
 
     def wait(self, timeout: float | None = None) -> RunResult:
-        """The result, once the whole tree is gone and the log is complete. Raises TimeoutError; the run goes on then."""
+        """The result, once the whole tree is gone and the log is complete. Raises TimeoutError; then the run goes
+        on."""
         return self._result.get(timeout)
 
     @property
@@ -121,24 +139,24 @@ class Run:
     # ---- the run's thread ----------------------------------------------------------------------------------------
 
     def _main(self) -> None:
+        """Whatever goes wrong in here: no process is left, everything is put away, and whoever waits hears of it."""
+        error: Exception | None = None
         try:
-            self._drain.start()
-            child = self._launch()
-        except Exception as error:  # the run's edge: a caller that waits for its start must hear of it
-            self._close()
-            self._started.fail(error if isinstance(error, CannotRun) else CannotRun(str(error)))
-            return
+            with self._things:
+                try:
+                    self._hold()
+                finally:
+                    self._end_tree()
+        except Exception as problem:  # the run's edge
+            error = problem
         try:
-            self._serve(child)
-        except Exception as error:  # the run's edge: no tracer, no agent
-            self.fail(f"internal error: {error!r}")
-            self._reap()
-            if not self._started.done():
-                self._started.fail(CannotRun(f"internal error: {error!r}"))
-            self._result.fail(error)
+            self._publish(error)
+        except Exception as problem:  # nothing is swallowed: it is what wait() raises
+            self._started.fail(CannotRun(f"internal error: {problem!r}"))
+            self._result.fail(problem)
 
-    def _launch(self) -> _native.Child:
-        """Clone, seize, confine. On return the child waits in its execve for an answer."""
+    def _launch(self) -> _native.Enforcer:
+        """Clone, seize, confine. On return the child waits in its execve for an answer of the enforcer."""
         plan = self.plan
         flags = SECCOMP_FILTER_FLAG_NEW_LISTENER | plan.listener_flags if plan.filter.notify else 0
         with contextlib.ExitStack() as files:
@@ -164,18 +182,21 @@ class Run:
                     tty_fd=self._tty_fd,
                     drop_ids=None,
                 )
+                self._child = child
                 child.ready()
                 self._tracer.seize(child.pid)
-                self._enforcer = self._make_enforcer(child.pid)
-                self._enforcer.set_kernel_reads(kernel_reads)
+                self._seized = True
+                enforcer = self._make_enforcer(child.pid)
+                self._things.callback(enforcer.stop)
+                enforcer.set_kernel_reads(kernel_reads)
                 listener = child.go()
             except _native.LaunchError as error:
                 raise _launch_problem(error.args[0], error.args[2], plan) from error
         if listener >= 0:
-            self._enforcer.start(listener, _NOTIFY_THREADS)
+            enforcer.start(listener, _NOTIFY_THREADS)
         Signer.prepare()
         self.pid = child.pid
-        return child
+        return enforcer
 
     def _kernel_reads(self, skipped: tuple[str, ...]) -> bytes:
         """A bit for each rule that Landlock enforces exactly for reading, little-endian."""
@@ -194,38 +215,42 @@ class Run:
             names=self.plan.program.names,
         )
 
-    def _serve(self, child: _native.Child) -> None:
-        enforcer = self._enforcer
-        assert enforcer is not None
+    def _hold(self) -> None:
+        """From the launch to the end of the tree. What is started is left to _things, in the order of its putting away:
+        the last named first."""
+        things = self._things
+        self._drain.start()
+        things.callback(self._drain.close)
+        things.callback(self._watchdog.close)
+        enforcer = self._launch()
         doors = Doors(self.kernel)
         self.kernel.pre_query = self._drain.flush
         upcalls = Upcalls(enforcer, doors, self.fail)
         upcalls.start()
+        things.callback(upcalls.join)
         loop = TraceLoop(
             self._tracer,
             enforcer,
             self._ring,
             doors,
-            child.pid,
+            self.pid,
             on_started=self._program_started,
             on_stopped=self._on_stopped,
             on_exit=self._main_exited,
         )
         if not self.plan.filter.notify:
-            from akbox.linux.inject import Injector
-            from akbox.linux.ptrace_calls import PtraceCalls
-            from akbox.linux.syscalls import ARCHES
-
-            arch = self.plan.filter.arch
-            injector = Injector(self.plan.tmpdir, arch)
-            loop.calls = PtraceCalls(self._tracer, enforcer, injector, ARCHES[arch])
+            loop.calls = self._ptrace_calls(enforcer)
+            things.callback(loop.calls.close)
+        things.callback(enforcer.stop)  # so that nobody waits for it any more
         loop.run()
-        enforcer.stop()
-        if loop.calls is not None:
-            loop.calls.close()
-        upcalls.join()
-        self._close()
-        self._publish(child)
+
+    def _ptrace_calls(self, enforcer: _native.Enforcer) -> PtraceCalls:
+        from akbox.linux.inject import Injector
+        from akbox.linux.ptrace_calls import PtraceCalls
+        from akbox.linux.syscalls import ARCHES
+
+        arch = self.plan.filter.arch
+        return PtraceCalls(self._tracer, enforcer, Injector(self.plan.tmpdir, arch), ARCHES[arch])
 
     def _program_started(self) -> None:
         self._began_ns = time.monotonic_ns()
@@ -236,32 +261,54 @@ class Run:
         with self._lock:
             self._status = status
 
-    def _reap(self) -> None:
+    def _end_tree(self) -> None:
+        """Kills what is left and waits for its end; after an orderly run there is nothing."""
+        if self._child is not None and not self._seized:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._child.pid, signal.SIGKILL)
         self._tracer.kill()
         while self._tracer.wait()[0] != _native.STOP_ALL_GONE:
             pass
 
-    def _close(self) -> None:
-        """No process of the tree is left: the last events go to the log, then everything is put away."""
-        self._watchdog.close()
+    def _publish(self, error: Exception | None) -> None:
+        """No process is left: the log's last entry, the summary, and the news for whoever waits."""
         self.kernel.pre_query = None
-        self._drain.close()
-        self._ring.close()
-        tmpdirs.remove(self.plan.tmpdir)
-
-    def _publish(self, child: _native.Child) -> None:
-        problem = child.failure()
-        if problem is not None and not self._started.done():
-            self.kernel.finish({"exit_code": EXIT_CANNOT, "reason": f"{problem[1]}: {os.strerror(problem[0])}"})
-            self.kernel.close()
-            self._started.fail(_launch_problem(problem[0], problem[1], self.plan))
+        cannot = None if self._started.done() else self._not_started(error)
+        if cannot is not None:
+            self._end_log({"exit_code": cannot.exit_code, "reason": cannot.message})
+            write_summary(self.run_dir, self.kernel, {"exit_code": cannot.exit_code, "reason": cannot.message})
+            self._started.fail(cannot)
+            self._result.fail(cannot)
             return
+        if error is not None:
+            self._failure = self._failure or f"internal error: {error!r}"
         result = self._make_result()
-        self.kernel.finish({"exit_code": result.exit_code, "reason": result.reason, "usage": result.usage})
-        self.kernel.close()
-        if not self._started.done():  # killed before its first instruction
-            self._started.put(None)
+        if not self._end_log({"exit_code": result.exit_code, "reason": result.reason, "usage": result.usage}):
+            result = self._make_result()
+        write_summary(self.run_dir, self.kernel, result_document(result))
+        self._started.put(None)  # killed before its first instruction, if nobody has heard of its start yet
         self._result.put(result)
+
+    def _not_started(self, error: Exception | None) -> CannotRun | None:
+        """Why there was no program to run. None: there was."""
+        if isinstance(error, CannotRun):
+            return error
+        if error is not None:
+            return CannotRun(str(error) if isinstance(error, OSError) else f"internal error: {error!r}")
+        problem = self._child.failure() if self._child is not None else None
+        return None if problem is None else _launch_problem(problem[0], problem[1], self.plan)
+
+    def _end_log(self, info: dict[str, Any]) -> bool:
+        """False when the log could not be completed: then that is what ended the run."""
+        try:
+            try:
+                self.kernel.finish(info)
+            finally:
+                self.kernel.close()
+        except (AuditError, OSError) as error:
+            self._failure = self._failure or f"the audit log cannot be written: {error}"
+            return False
+        return True
 
     def _make_result(self) -> RunResult:
         status = self._status if self._status is not None else signal.SIGKILL
@@ -296,14 +343,20 @@ class Run:
         self.signal(signal.SIGTERM)
 
 
-def _ring_file(run_dir: Path) -> int:
-    return os.open(run_dir / "ring", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+def _make_ring(run_dir: Path, run_id: bytes) -> _native.Ring:
+    fd = os.open(run_dir / "ring", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        return _native.Ring(fd, _RING_BYTES, run_id)  # maps the file and needs the descriptor no more
+    finally:
+        os.close(fd)
 
 
 def _launch_problem(error: int, step: str, plan: LaunchPlan) -> CannotRun:
     """One sentence for what went wrong in the child."""
     program = os.fsdecode(plan.exec_path)
     reason = os.strerror(error)
+    if error == errno.ESRCH:
+        return CannotRun("the agent's first process was killed while the sandbox was set up")
     if step != "execve":
         return CannotRun(f"the sandbox could not be set up at step {step!r}: {reason}", "run `akbox doctor`")
     if error == errno.ENOENT:

@@ -7,6 +7,7 @@ The command line is a client of this module; neither decides anything.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from akbox.kernel.audit import AuditLog
+from akbox.kernel.audit import AuditError
 from akbox.kernel.kernel import Kernel
-from akbox.kernel.signing import Signer
+from akbox.kernel.open import open_kernel
+from akbox.kernel.signing import SigningKeyError
 from akbox.linux import tmpdirs
 from akbox.linux.capture import Capture
 from akbox.linux.errors import CannotRun
@@ -27,7 +29,6 @@ from akbox.policy.load import load
 from akbox.policy.model import Policy
 from akbox.policy.presets import load_preset
 from akbox.rundir import new_run_dir, state_root
-from akbox.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from akbox.linux.terminal import Terminal
@@ -98,14 +99,12 @@ class Sandbox:
         """
         if not argv:
             raise ValueError("there is no command to run")
-        run_id = os.urandom(16)
-        run_dir = new_run_dir(run_id.hex(), self._state)
-        tmpdir = tmpdirs.make()
-        handed_over = False
-        try:
+        with contextlib.ExitStack() as undo:
+            tmpdir = tmpdirs.make()
+            undo.callback(tmpdirs.remove, tmpdir)
             plan = make_plan(self._request(argv, tmpdir))
-            kernel = self._make_kernel(plan, run_id, run_dir)
-            kernel.start(self._start_info(plan, argv))
+            kernel, run_dir = self._open_kernel(plan, argv)
+            undo.callback(kernel.close)
             run = Run(
                 plan,
                 kernel,
@@ -114,11 +113,8 @@ class Sandbox:
                 tty_fd=terminal.slave_fd if terminal is not None else -1,
                 on_stopped=on_stopped,
             )
-            handed_over = True  # from here on the run removes the directory: its name may soon be another run's
-            run.start()
-        finally:
-            if not handed_over:
-                tmpdirs.remove(tmpdir)
+            undo.pop_all()  # from here on the run closes and removes them: their names may soon be another run's
+        run.start()
         with self._lock:
             self._live = [r for r in self._live if not r.finished] + [run]
         return run
@@ -160,17 +156,19 @@ class Sandbox:
             keep_fds=self._keep_fds,
         )
 
-    def _make_kernel(self, plan: LaunchPlan, run_id: bytes, run_dir: Path) -> Kernel:
-        (run_dir / "policy.json").write_bytes(plan.policy.to_json())
-        log = AuditLog(
-            run_dir / "audit.jsonl",
-            run_id,
-            durability=plan.policy.audit.durability or "group",
-            redact=plan.policy.audit.redact,
-            signer=Signer.of_user(self._state / "keys"),
-            rules=plan.policy.rule_texts,
-        )
-        return Kernel(plan.policy, run_id=run_id, store=SqliteStore(run_dir / "kernel.db"), log=log)
+    def _open_kernel(self, plan: LaunchPlan, argv: Sequence[str]) -> tuple[Kernel, Path]:
+        """The kernel, with the run's first entry in its log, and the run's directory. Raises CannotRun, StateError."""
+        run_id = os.urandom(16)
+        run_dir = new_run_dir(run_id.hex(), self._state)
+        with contextlib.ExitStack() as undo:
+            try:
+                kernel = open_kernel(plan.policy, run_dir, run_id=run_id, keys_dir=self._state / "keys")
+                undo.callback(kernel.close)
+                kernel.start(self._start_info(plan, argv))
+            except (AuditError, SigningKeyError, OSError) as error:
+                raise CannotRun(f"the audit log cannot be written: {error}") from error
+            undo.pop_all()
+        return kernel, run_dir
 
     def _start_info(self, plan: LaunchPlan, argv: Sequence[str]) -> dict[str, object]:
         from akbox import __version__
