@@ -51,14 +51,15 @@ class Enforcer:
         refusals: bytes,
         names: bytes = b"",
     ) -> None:
-        """refusals: packed (u32 nr, u32 errno) pairs for this architecture, the refusal table; any number with neither a
-        handler nor an entry is answered ENOSYS and recorded. names: 32 bytes for each number from 0, for those entries. tracer_tid: 0 when nothing traces. flags: FLAG_*."""
+        """refusals: packed (u32 nr, u32 errno) pairs for this architecture, the refusal table; any number with neither
+        a handler nor an entry is answered ENOSYS and recorded. names: 32 bytes for each number from 0, for those
+        entries. tracer_tid: 0 when nothing traces. flags: FLAG_*."""
     def start(self, listener_fd: int, threads: int) -> None:
         """Takes the seccomp listener over and starts the notify threads (they inherit the calling thread's credentials,
         then empty their own capability sets)."""
     def serve(self, tid: int, arch: int, nr: int, args: Sequence[int], may_block: bool) -> tuple[int, int, int, bool]:
-        """For a ptrace stop: (OUTCOME_*, value, fd or -1, cloexec). OUTCOME_LATER, only without may_block: ask again, with
-        may_block, on a thread that can wait."""
+        """For a ptrace stop: (OUTCOME_*, value, fd or -1, cloexec). OUTCOME_LATER, only without may_block: ask again,
+        with may_block, on a thread that can wait."""
     def set_kernel_reads(self, bits: bytes) -> None:
         """One little-endian bit for each rule that Landlock enforces exactly for reading: such opens are left to the
         kernel. Once, before start() or the first serve()."""
@@ -68,8 +69,8 @@ class Enforcer:
         """What only Python can answer: (cookie, tid, tgid, nr, request, resp_cap, flags); today the prctl door of the
         authority calls. Several threads may wait here. None on timeout; raises EOFError once stopped."""
     def reply(self, cookie: int, value: int, body: bytes) -> bool:
-        """Writes body to the caller's buffer (cut at resp_cap, NUL-terminated when there is room) and returns value from
-        its call. False when the caller is gone. A body that cannot be written makes the call return -EFAULT."""
+        """Writes body to the caller's buffer (cut at resp_cap, NUL-terminated when there is room) and returns value
+        from its call. False when the caller is gone. A body that cannot be written makes the call return -EFAULT."""
     def stop(self) -> None:
         """Ends the threads; every later notification is refused by the closed listener (ENOSYS)."""
     def counters(self) -> dict[str, int]: ...
@@ -135,7 +136,8 @@ STOP_MAIN_EXIT: int
 STOP_ALL_GONE: int
 
 class Tracer:
-    """The wait loop of native/tracer.h. One thread seizes, waits and resumes; kill, count and cpu_ns may come from any."""
+    """The wait loop of native/tracer.h. One thread seizes, waits and resumes; kill, count and cpu_ns may come from
+    any."""
 
     count: int
     def __init__(self, trapped: bytes, trace_seccomp: bool) -> None:
@@ -162,12 +164,12 @@ class Chain:
         prev. Works without the GIL. Raises ValueError for bytes that are no whole, consistent records."""
 
 def scan_records(records: bytes) -> list[tuple[int, int, int]]:
-    """(start, end, index) of each record that was not allowed: its bytes, and its place among the records (padding ones not
-    counted). Raises ValueError for bytes that are no whole, consistent records."""
+    """(start, end, index) of each record that was not allowed: its bytes, and its place among the records (padding ones
+    not counted). Raises ValueError for bytes that are no whole, consistent records."""
 
 def merkle_extend(edge: bytes, size: int, hashes: bytes) -> bytes:
-    """The right edge (32 bytes for each complete subtree, largest first) of an RFC 6962 tree of size leaves, after hashes
-    were appended to it."""
+    """The right edge (32 bytes for each complete subtree, largest first) of an RFC 6962 tree of size leaves, after
+    hashes were appended to it."""
 
 def sha256(data: bytes, *, portable: bool = False) -> bytes:
     """The C side's own SHA-256, by the processor's instructions where it has them; for tests of it."""
