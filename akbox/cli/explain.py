@@ -47,22 +47,22 @@ def explain_policy(
 def _compile(policy: Policy, cwd: Path, command: str | None, state_dir: str | None) -> CompiledPolicy:
     """As a run started here would; the run's private TMPDIR has a stand-in, as it does not exist yet."""
     from akbox.linux.errors import CannotRun
-    from akbox.linux.runtime import runtime_grants
+    from akbox.linux.runtime import Needs, runtime_needs
     from akbox.policy.check import PolicyError
     from akbox.policy.compile import Context, compile_policy
     from akbox.policy.inuse import policy_names
     from akbox.rundir import state_root
 
     try:
-        program, grants = runtime_grants([command], str(cwd), os.environ, policy.runtime) if command else ("", ())
+        needs = runtime_needs([command], str(cwd), os.environ, policy.runtime) if command else Needs("", "/usr", ())
         context = Context(
             workdir=str(cwd),
             home=os.path.expanduser("~"),
             tmp=os.path.join(os.path.realpath(tempfile.gettempdir()), "akbox-RUN"),
-            prefix=os.path.dirname(os.path.dirname(program)) or "/usr",
+            prefix=needs.prefix,
             state_dirs=(str(state_root(state_dir)),),
             policy_files=policy_names(policy),
-            runtime_grants=grants,
+            runtime_grants=needs.grants,
         )
         return compile_policy(policy, context)
     except CannotRun as error:

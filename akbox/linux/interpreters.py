@@ -56,6 +56,16 @@ def installation(found: str, real: str, home: str) -> tuple[str, ...] | None:
     return tuple(patterns)
 
 
+def prefix_of(found: str, real: str) -> str | None:
+    """The prefix of an interpreter, for a venv its own: what `${prefix}` is; None for any other executable."""
+    if os.path.basename(os.path.dirname(found)) == _SHIMS:
+        return os.path.realpath(os.path.dirname(os.path.dirname(found)))
+    if not any(re.fullmatch(pattern, os.path.basename(real)) for pattern, _ in _FAMILIES):
+        return None
+    venv = os.path.realpath(os.path.dirname(os.path.dirname(found)))
+    return venv if _pyvenv(venv) is not None else os.path.dirname(os.path.dirname(real))
+
+
 def _prefixes(found: str, real: str) -> list[str]:
     """The directories above `bin`: of the canonical executable, and for a venv its own and its base's."""
     result = [os.path.dirname(os.path.dirname(real))]

@@ -20,7 +20,7 @@ from akbox.linux.environ import build_environment
 from akbox.linux.errors import EXIT_CANNOT, CannotRun
 from akbox.linux.hostcheck import Host, check_host
 from akbox.linux.program import Program, program
-from akbox.linux.runtime import runtime_grants
+from akbox.linux.runtime import runtime_needs
 from akbox.policy.compile import CompiledPolicy, Context
 from akbox.policy.inuse import policy_names
 from akbox.policy.landlock import LandlockPlan
@@ -72,17 +72,17 @@ def make_plan(request: Request) -> LaunchPlan:
     if request.interposer not in INTERPOSERS:
         raise CannotRun(f"unknown interposer {request.interposer!r}", "use auto, ptrace or notify")
     host = check_host(request.interposer, request.allow_degraded, request.state_dir)
-    exec_path, grants = runtime_grants(request.argv, request.cwd, request.env, _runtime_mode(request.policy))
+    needs = runtime_needs(request.argv, request.cwd, request.env, _runtime_mode(request.policy))
     compiled = compile_once(
         request.policy,
         Context(
             workdir=request.cwd,
             home=os.path.expanduser("~"),
             tmp=str(request.tmpdir),
-            prefix=os.path.dirname(os.path.dirname(exec_path)),
+            prefix=needs.prefix,
             state_dirs=(str(request.state_dir),),
             policy_files=policy_names(request.policy),
-            runtime_grants=(*grants, sdk_grant()),
+            runtime_grants=(*needs.grants, sdk_grant()),
         ),
     )
     policy, landlock = compiled.policy, compiled.landlock
@@ -106,7 +106,7 @@ def make_plan(request: Request) -> LaunchPlan:
         variables=policy.context.variables(),
     )
     return LaunchPlan(
-        exec_path=os.fsencode(exec_path),
+        exec_path=os.fsencode(needs.path),
         argv=tuple(_argument(a) for a in request.argv),
         envp=tuple(os.fsencode(f"{name}={value}") for name, value in env.items()),
         removed_env=tuple(removed),

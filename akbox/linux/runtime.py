@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from akbox.linux.elf import closure
 from akbox.linux.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CannotRun
-from akbox.linux.interpreters import installation
+from akbox.linux.interpreters import installation, prefix_of
 from akbox.policy.rules import Grant
 
 READ, WRITE, EXEC = 1, 2, 4
@@ -87,20 +87,29 @@ class Program(NamedTuple):
     real: str
 
 
-def runtime_grants(
-    argv: Sequence[str], cwd: str, env: Mapping[str, str], mode: str | None
-) -> tuple[str, tuple[Grant, ...]]:
-    """(absolute path of the executable, grants) for a command; no grants when mode is "none".
+class Needs(NamedTuple):
+    """What a command comes to. path: of the executable, absolute. prefix: of its interpreter, what `${prefix}` stands
+    for; for a program that has none the program itself, so that no rule on `${prefix}` opens anything else."""
+
+    path: str
+    prefix: str
+    grants: tuple[Grant, ...]
+
+
+def runtime_needs(argv: Sequence[str], cwd: str, env: Mapping[str, str], mode: str | None) -> Needs:
+    """What a command needs to start; no grants when mode is "none".
 
     `cwd` is absolute, `env` is the caller's. Raises CannotRun with exit code 127 (no such command) or 126 (a directory,
     not executable, unreadable), as a shell would.
     """
     program = find_program(argv[0] if argv else "", cwd, env.get("PATH", _DEFAULT_PATH))
+    chain = list(_chain(program, cwd, env.get("PATH", _DEFAULT_PATH)))
+    prefix = next(filter(None, (prefix_of(step.found, step.real) for step in chain)), program.real)
     if mode == "none":
-        return program.found, ()
+        return Needs(program.found, prefix, ())
     grants: dict[str, Grant] = {}
     known = False
-    for step in _chain(program, cwd, env.get("PATH", _DEFAULT_PATH)):
+    for step in chain:
         _add(grants, _executable(step, "the command" if step is program else "interpreter of the command"))
         places = installation(step.found, step.real, os.path.expanduser("~"))
         known = known or places is not None
@@ -108,7 +117,7 @@ def runtime_grants(
     _add(grants, _system(_STARTUP_FILES))
     if known:
         _add(grants, _system(_INTERPRETER_FILES))
-    return program.found, tuple(grants.values())
+    return Needs(program.found, prefix, tuple(grants.values()))
 
 
 def find_program(name: str, cwd: str, path: str) -> Program:

@@ -1,6 +1,7 @@
 """What `runtime = "auto"` grants, and what it must not."""
 
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -11,7 +12,9 @@ import pytest
 from akbox.linux import elf, runtime
 from akbox.linux.errors import CannotRun
 from akbox.linux.interpreters import installation
-from akbox.linux.runtime import EXEC, READ, find_program, runtime_grants
+from akbox.linux.runtime import EXEC, READ, find_program, runtime_needs
+from akbox.policy.compile import Context, compile_policy
+from akbox.policy.load import parse
 
 ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 
@@ -24,7 +27,11 @@ def script(path: Path, first_line: str, mode: int = 0o755) -> Path:
 
 
 def needs(argv: list[str], cwd: Path | str = "/", env: dict[str, str] = ENV) -> dict[str, int]:
-    return {grant.pattern: grant.need for grant in runtime_grants(argv, str(cwd), env, "auto")[1]}
+    return {grant.pattern: grant.need for grant in runtime_needs(argv, str(cwd), env, "auto").grants}
+
+
+def prefix(command: str) -> str:
+    return runtime_needs([command], "/", ENV, "auto").prefix
 
 
 def code(name: str, cwd: Path, path: str) -> int:
@@ -53,7 +60,26 @@ def test_execvp_order_and_exit_codes(tmp_path: Path) -> None:
 
 
 def test_mode_none_only_finds_the_command() -> None:
-    assert runtime_grants(["true"], "/", ENV, "none") == (find_program("true", "/", ENV["PATH"]).found, ())
+    found = runtime_needs(["true"], "/", ENV, "none")
+    assert (found.path, found.grants) == (find_program("true", "/", ENV["PATH"]).found, ())
+
+
+def test_the_prefix_is_the_interpreters(tmp_path: Path) -> None:
+    venv.create(tmp_path / "v", symlinks=True, with_pip=False)
+    python = os.path.realpath("/usr/bin/python3")
+    assert prefix(str(tmp_path / "v/bin/python")) == os.path.realpath(tmp_path / "v")
+    assert prefix(str(script(tmp_path / "bin/tool", f"#!{tmp_path}/v/bin/python"))) == os.path.realpath(tmp_path / "v")
+    assert prefix("/usr/bin/python3") == prefix("/bin/sh") == os.path.dirname(os.path.dirname(python))
+
+
+def test_a_program_without_an_interpreter_opens_nothing_by_its_prefix(tmp_path: Path) -> None:
+    shutil.copy("/bin/true", tmp_path / "agent")
+    assert prefix(str(tmp_path / "agent")) == os.path.realpath(tmp_path / "agent")
+    text = 'version = "1.0"\nfs.read = ["${prefix}/**"]\nfs.write = ["${prefix}/lib/**"]\n'
+    context = Context(str(tmp_path), "/home/u", "/tmp/run", prefix(str(tmp_path / "agent")))
+    policy = compile_policy(parse(text, syntax="toml", name="p.toml"), context)
+    assert policy.rights(str(tmp_path / "agent")) == READ | EXEC
+    assert policy.rights(str(tmp_path)) == policy.rights(str(tmp_path / "lib")) == 0
 
 
 def test_closure_is_what_ldd_says() -> None:
@@ -121,7 +147,7 @@ def test_a_script_gets_its_interpreters(tmp_path: Path) -> None:
 
 def test_a_venv_and_its_base(tmp_path: Path) -> None:
     venv.create(tmp_path / "v", symlinks=True, with_pip=False)
-    found, grants = runtime_grants(["v/bin/python"], str(tmp_path), ENV, "auto")
+    found, _, grants = runtime_needs(["v/bin/python"], str(tmp_path), ENV, "auto")
     granted = {grant.pattern: grant.need for grant in grants}
     assert found == str(tmp_path / "v/bin/python")
     assert granted[f"{tmp_path}/v/**"] == READ | EXEC
