@@ -91,15 +91,16 @@ def _one_effect(compiled: CompiledPolicy, op: str, target: str, cwd: Path, as_js
 def _filter_plan(compiled: CompiledPolicy) -> dict[str, list[str]]:
     """System calls by what happens to them, on a host that has every layer."""
     from akbox.linux.argument_rules import FilterPlan
+    from akbox.linux.kernel_opens import listings_hold, reads_hold
     from akbox.linux.syscalls import decisions
     from akbox.policy.landlock import landlock_plan
-    from akbox.policy.matcher import READ
 
-    reads_exact = landlock_plan(compiled, on_behalf=True).exact_for(READ)
+    landlock = landlock_plan(compiled, on_behalf=True)
     plan = FilterPlan(
         arch=platform.machine(),
         strict_metadata=compiled.fs_metadata == "strict",
-        reads_in_kernel=compiled.audit.level == "writes" and reads_exact,
+        reads_in_kernel=compiled.audit.level == "writes" and reads_hold(compiled, landlock),
+        listings_in_kernel=listings_hold(compiled, landlock),
     )
     judged, partly, refused, allowed = "judged by the supervisor", "refused for some arguments", "refused", "allowed"
     kinds: dict[str, list[str]] = {judged: [], partly: [], refused: [], allowed: []}

@@ -33,13 +33,15 @@ class FilterPlan(Struct, frozen=True):
     """What the filter must know of the host and the policy; equal plans give equal filters.
 
     arch: "x86_64" or "aarch64". strict_metadata: fs.metadata = "strict". reads_in_kernel: audit.level = "writes" and
-    Landlock holds every read rule exactly. traced: a tracer serves the authority numbers. notify: a listener serves the
-    rest (else the tracer does). landlock: a domain is on. signals_scoped: and it scopes signals (ABI 6).
+    Landlock holds every read rule exactly. listings_in_kernel: it judges every listing as the policy does (both:
+    kernel_opens.py). traced: a tracer serves the authority numbers. notify: a listener serves the rest (else the tracer
+    does). landlock: a domain is on. signals_scoped: and it scopes signals (ABI 6).
     """
 
     arch: str
     strict_metadata: bool = False
     reads_in_kernel: bool = False
+    listings_in_kernel: bool = False
     traced: bool = True
     notify: bool = True
     landlock: bool = True
@@ -78,7 +80,7 @@ _CHANGES = _O_ACCMODE | _O_CREAT | _O_TRUNC | _O_APPEND | _TMPFILE_BIT
 
 def _open(flags_arg: int) -> Callable[[FilterPlan], Rules]:
     def rules(plan: FilterPlan) -> Rules:
-        """O_PATH gives no contents (the kernel ignores O_CREAT and its like beside it) and Landlock judges listings."""
+        """O_PATH gives no contents (the kernel ignores O_CREAT and its like beside it)."""
         if plan.strict_metadata:
             return ()
         by_path = (Match(flags_arg, _O_PATH, _O_PATH),)
@@ -86,6 +88,8 @@ def _open(flags_arg: int) -> Callable[[FilterPlan], Rules]:
             return (by_path,)
         if plan.reads_in_kernel:
             return (by_path, (Match(flags_arg, _O_PATH | _CHANGES, 0),))
+        if not plan.listings_in_kernel:
+            return (by_path,)
         directory = _O_DIRECTORY[plan.arch]
         return (by_path, (Match(flags_arg, _O_PATH | _CHANGES | directory, directory),))
 

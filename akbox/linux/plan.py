@@ -19,6 +19,7 @@ from akbox.linux.compiling import compile_once
 from akbox.linux.environ import build_environment
 from akbox.linux.errors import EXIT_CANNOT, CannotRun
 from akbox.linux.hostcheck import Host, check_host
+from akbox.linux.kernel_opens import listings_hold, reads_hold
 from akbox.linux.program import Program, program
 from akbox.linux.runtime import runtime_needs
 from akbox.policy.compile import CompiledPolicy, Context
@@ -86,13 +87,16 @@ def make_plan(request: Request) -> LaunchPlan:
         ),
     )
     policy, landlock = compiled.policy, compiled.landlock
-    reads_in_kernel = _reads_in_kernel(request.audit_level or policy.audit.level, landlock, host)
+    level = request.audit_level or policy.audit.level
+    reads_in_kernel = host.landlock and level == "writes" and reads_hold(policy, landlock)
+    listings_in_kernel = host.landlock and listings_hold(policy, landlock)
     if reads_in_kernel:
         landlock = compiled.landlock_for_reads
     plan = FilterPlan(
         arch=os.uname().machine,
         strict_metadata=policy.fs_metadata == "strict",
         reads_in_kernel=reads_in_kernel,
+        listings_in_kernel=listings_in_kernel,
         traced=host.authority_numbers,
         notify=host.notify,
         landlock=host.landlock,
@@ -150,11 +154,6 @@ def _argument(text: str) -> bytes:
     if b"\0" in data:
         raise CannotRun("an argument of the command holds a NUL byte, which no program can receive", "", EXIT_CANNOT)
     return data
-
-
-def _reads_in_kernel(level: str | None, landlock: LandlockPlan, host: Host) -> bool:
-    """audit.level "writes": read-only opens are left to Landlock, if it holds every read rule exactly."""
-    return level == "writes" and host.landlock and landlock.exact_for(READ)
 
 
 def _enforcer_flags(plan: FilterPlan, host: Host) -> int:

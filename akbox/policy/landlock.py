@@ -88,19 +88,31 @@ class LandlockPlan(Struct, frozen=True, dict=True):
         need bits that the policy gives on a path. Empty when Landlock lets any file be read that the policy does not,
         as a program that may be executed but not read: a name that changes during the call could lead there.
         """
+        exact = self._exact_trees(skipped)
+        if self._reads_more(exact, rights, skipped):
+            return frozenset()
+        return frozenset(r for base, rules in exact.items() if not rights(base) & WRITE for r in rules)
+
+    def reads_exactly(self, rights: Callable[[str], int]) -> bool:
+        """Does Landlock let exactly those files be read that the policy does? (It lets be read what may be run.)"""
+        return self.exact_for(READ) and not self._reads_more(self._exact_trees(()), rights, ())
+
+    def _exact_trees(self, skipped: Collection[str]) -> dict[str, list[int]]:
+        """By root: the rules that grant reading of exactly this tree."""
         covered = set(self.covered)
         exact: dict[str, list[int]] = {}
-        granted = [grant for grant in self.paths if grant.path not in skipped]
-        for grant in granted:
+        for grant in self.paths:
             rules = [r for r in grant.rules if (r, READ) in covered and (r, READ) not in self.inexact]
-            if rules and grant.tree:
+            if rules and grant.tree and grant.path not in skipped:
                 exact[grant.path] = rules
-        for grant in granted:
-            if "READ_FILE" not in grant.rights or any(_is_below(grant.path, base) for base in exact):
-                continue
-            if grant.tree or not rights(grant.path) & READ:
-                return frozenset()
-        return frozenset(r for base, rules in exact.items() if not rights(base) & WRITE for r in rules)
+        return exact
+
+    def _reads_more(self, exact: Collection[str], rights: Callable[[str], int], skipped: Collection[str]) -> bool:
+        return any(
+            (grant.tree or not rights(grant.path) & READ) and not any(_is_below(grant.path, base) for base in exact)
+            for grant in self.paths
+            if "READ_FILE" in grant.rights and grant.path not in skipped
+        )
 
     def exact_for(self, need: int) -> bool:
         """Is every rule for this need exact? Then calls that only need it may go untrapped."""
@@ -158,6 +170,12 @@ def landlock_plan(compiled: CompiledPolicy, *, on_behalf: bool, reads_in_kernel:
         for base, tree in sorted(rights)
     )
     return LandlockPlan(paths, tuple(covered), inexact)
+
+
+def granted_names(compiled: CompiledPolicy, need: int) -> list[tuple[str, bool]]:
+    """(path, whether it is a tree) of each rule that grants `need`; a rule of another shape is the tree around it."""
+    granting = [s for a, s in compiled.accepts if a.domain == FS and a.effect == E_ALLOW and a.needs & need]
+    return [_shape(segments)[:2] for segments in granting]
 
 
 def _shape(segments: tuple[Segment, ...]) -> tuple[str, bool, str]:

@@ -12,17 +12,18 @@ from akbox.linux.syscalls import ARCHES, Decision, FilterPlan, Outcome, Rule, de
 from tests.unit.bpf import run
 
 PLANS = [
-    FilterPlan(arch, strict, reads, traced, notify, landlock, signals)
+    FilterPlan(arch, strict, reads, listings, traced, notify, landlock, signals)
     for arch in ARCHES
-    for strict, reads, traced, notify, landlock, signals in (
-        (False, False, True, True, True, True),
-        (True, False, True, True, True, True),
-        (False, True, True, False, True, True),
-        (False, False, False, True, False, False),
-        (True, False, True, False, True, False),
+    for strict, reads, listings, traced, notify, landlock, signals in (
+        (False, False, False, True, True, True, True),
+        (False, False, True, True, True, True, True),
+        (True, False, True, True, True, True, True),
+        (False, True, False, True, False, True, True),
+        (False, False, False, False, True, False, False),
+        (True, False, False, True, False, True, False),
     )
 ]
-IDS = [f"{p.arch}-{i % 5}" for i, p in enumerate(PLANS)]
+IDS = [f"{p.arch}-{i % 6}" for i, p in enumerate(PLANS)]
 REGISTER = st.integers(0, 2**64 - 1)
 
 

@@ -175,7 +175,10 @@ O_DIRECTORY = {"x86_64": 0o200000, "aarch64": 0o40000}
 
 @pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
 def test_openat(arch: str) -> None:
-    plan, directory = FilterPlan(arch), O_DIRECTORY[arch]
+    plan, directory = FilterPlan(arch, listings_in_kernel=True), O_DIRECTORY[arch]
+    for flags in (directory, directory | 0o2000000, GARBAGE | directory):
+        assert outcome("openat", 0, 0, flags, plan=FilterPlan(arch)) is Outcome.SUPERVISOR
+    assert outcome("openat", 0, 0, directory | 0o10000000, plan=FilterPlan(arch)) is Outcome.ALLOW
     for flags in (directory, directory | 0o2000000, 0o10000000, 0o10000000 | 0o102, GARBAGE | directory):
         assert outcome("openat", 0, 0, flags, plan=plan) is Outcome.ALLOW
         assert outcome("openat", 0, 0, flags, plan=FilterPlan(arch, strict_metadata=True)) is Outcome.SUPERVISOR
@@ -186,7 +189,7 @@ def test_openat(arch: str) -> None:
     assert outcome("openat", 0, 0, 0, plan=reads) is Outcome.ALLOW
     for flags in (1, 2, 3, 0o100, 0o1000, 0o2000, tmpfile):
         assert outcome("openat", 0, 0, flags, plan=reads) is Outcome.SUPERVISOR
-    alone = FilterPlan(arch, landlock=False, signals_scoped=False)
+    alone = FilterPlan(arch, listings_in_kernel=True, landlock=False, signals_scoped=False)
     assert outcome("openat", 0, 0, directory, plan=alone) is Outcome.SUPERVISOR
     assert outcome("openat2", plan=reads) is Outcome.SUPERVISOR
 
