@@ -62,21 +62,20 @@ class Session:
         """Returns when the run has ended and the last of its output is on the terminal."""
         results: list[RunResult] = []
         failures: list[BaseException] = []
+        ended = threading.Event()
 
         def wait() -> None:
             try:
                 results.append(run.wait())
             except BaseException as failure:  # carried to the main thread, which raises it
                 failures.append(failure)
+            ended.set()  # before the wake-up: that may be lost, but only in a pipe so full that it wakes us anyway
             self._post(_RUN_ENDED)
 
         threading.Thread(target=wait, name="akbox-wait", daemon=True).start()
-        ended = False
-        while not ended:
+        while not ended.is_set():
             for number in self._next():
-                if number == _RUN_ENDED:
-                    ended = True
-                else:
+                if number != _RUN_ENDED:
                     self._handle(number, run, terminal)
         if terminal is not None:
             self._drain(terminal)

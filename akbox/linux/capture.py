@@ -9,6 +9,7 @@ from types import TracebackType
 
 from msgspec.structs import replace
 
+from akbox.linux.errors import CannotRun
 from akbox.linux.result import RunResult
 from akbox.linux.run import Run
 
@@ -26,8 +27,18 @@ class Capture:
         self._collected = {1: bytearray(), 2: bytearray()}
         self._ours: dict[int, int] = {}  # our ends of the pipes: descriptor -> the event that it is polled for
         self._number: dict[int, int] = {}  # descriptor -> 1 or 2
+        self._null = -1
+        self._ends: list[int] = []
 
     def __enter__(self) -> Capture:
+        try:
+            self._open()
+        except OSError as error:
+            self.__exit__(None, None, None)
+            raise CannotRun(f"the agent's streams cannot be made: {error.strerror}") from error
+        return self
+
+    def _open(self) -> None:
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._ends = [self._null] * 3
         if self._stdin is not None:
@@ -37,7 +48,6 @@ class Capture:
             ours, self._ends[number] = os.pipe2(os.O_CLOEXEC)
             self._ours[ours] = select.POLLIN
             self._number[ours] = number
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None

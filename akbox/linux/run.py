@@ -225,10 +225,14 @@ class Run:
         enforcer = self._launch()
         doors = Doors(self.kernel)
         self.kernel.pre_query = self._drain.flush
+        calls = None if self.plan.filter.notify else self._ptrace_calls(enforcer)
+        if calls is not None:
+            things.callback(calls.close)
         upcalls = Upcalls(enforcer, doors, self.fail)
         upcalls.start()
         things.callback(upcalls.join)
-        loop = TraceLoop(
+        things.callback(enforcer.stop)  # so that nobody waits for it any more
+        TraceLoop(
             self._tracer,
             enforcer,
             self._ring,
@@ -237,12 +241,8 @@ class Run:
             on_started=self._program_started,
             on_stopped=self._on_stopped,
             on_exit=self._main_exited,
-        )
-        if not self.plan.filter.notify:
-            loop.calls = self._ptrace_calls(enforcer)
-            things.callback(loop.calls.close)
-        things.callback(enforcer.stop)  # so that nobody waits for it any more
-        loop.run()
+            calls=calls,
+        ).run()
 
     def _ptrace_calls(self, enforcer: _native.Enforcer) -> PtraceCalls:
         from akbox.linux.inject import Injector

@@ -28,7 +28,7 @@ from akbox.linux.run import Run
 from akbox.policy.load import load
 from akbox.policy.model import Policy
 from akbox.policy.presets import load_preset
-from akbox.rundir import new_run_dir, state_root
+from akbox.rundir import StateError, new_run_dir, state_root
 
 if TYPE_CHECKING:
     from akbox.linux.terminal import Terminal
@@ -157,9 +157,12 @@ class Sandbox:
         )
 
     def _open_kernel(self, plan: LaunchPlan, argv: Sequence[str]) -> tuple[Kernel, Path]:
-        """The kernel, with the run's first entry in its log, and the run's directory. Raises CannotRun, StateError."""
+        """The kernel, with the run's first entry in its log, and the run's directory. Raises CannotRun."""
         run_id = os.urandom(16)
-        run_dir = new_run_dir(run_id.hex(), self._state)
+        try:
+            run_dir = new_run_dir(run_id.hex(), self._state)
+        except StateError as error:
+            raise CannotRun(error.message, error.hint) from error
         with contextlib.ExitStack() as undo:
             try:
                 kernel = open_kernel(plan.policy, run_dir, run_id=run_id, keys_dir=self._state / "keys")
