@@ -29,7 +29,8 @@ from akbox.policy.model import Limits, Policy
 from akbox.policy.rules import Grant, compose
 
 INTERPOSERS = ("auto", "ptrace", "notify")
-READ = 1
+READ, WRITE = 1, 2
+NO_BYTE_CODE = "PYTHONDONTWRITEBYTECODE"
 
 
 class LaunchPlan(Struct, frozen=True):
@@ -109,6 +110,8 @@ def make_plan(request: Request) -> LaunchPlan:
         extra=agent_environment(),
         variables=policy.context.variables(),
     )
+    if _byte_code_is_of_use(policy):
+        env.pop(NO_BYTE_CODE, None)
     return LaunchPlan(
         exec_path=os.fsencode(needs.path),
         argv=tuple(_argument(a) for a in request.argv),
@@ -134,6 +137,15 @@ def agent_environment() -> dict[str, str]:
     from akbox.resources import data_path
 
     return {"AKBOX": "1", "PYTHONPATH": str(data_path("sdk/python"))}
+
+
+def _byte_code_is_of_use(policy: CompiledPolicy) -> bool:
+    """The shipped profile for Python turns byte code off; where the interpreter's packages may be written it is wanted,
+    unless the policy itself says otherwise."""
+    own = policy.policy.env
+    if NO_BYTE_CODE in own.set or NO_BYTE_CODE in own.passed:
+        return False
+    return bool(policy.rights(f"{policy.context.prefix}/lib/python3/site-packages") & WRITE)
 
 
 def sdk_grant() -> Grant:
