@@ -30,8 +30,18 @@ class Ring:
     def wait(self, timeout_ms: int) -> bool:
         """Blocks (GIL released) until a record is there or the time is over."""
     def put(
-        self, op: int, decision: int, need: int, tgid: int, tid: int, nr: int, error: int, rule: int, arg: int,
-        target: bytes, target2: bytes,
+        self,
+        op: int,
+        decision: int,
+        need: int,
+        tgid: int,
+        tid: int,
+        nr: int,
+        error: int,
+        rule: int,
+        arg: int,
+        target: bytes,
+        target2: bytes,
     ) -> None:
         """An event from the Python side (ptrace stops). Raises OSError(EPIPE) once shut."""
     def shut(self) -> None: ...

@@ -1,7 +1,8 @@
 """The two doors of the authority calls (design 02, 03): one rule for what a caller gets back.
 
-The raw numbers arrive as ptrace stops (tracer.py), the prctl door as upcalls of the enforcer (upcalls.py). Both hand the
-request's bytes to `Doors.serve` and deliver the `Answer`. Who calls is the task that trapped, never a field of the request.
+The raw numbers arrive as ptrace stops (tracer.py), the prctl door as upcalls of the enforcer (upcalls.py). Both hand
+the request's bytes to `Doors.serve` and deliver the `Answer`. Who calls is the task that trapped, never a field of the
+request.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _MAX_KEPT = 1024
 
 
 class Answer(Struct, frozen=True):
-    """`value`: the call's return value, the reply's length or -errno. `body`: goes to the caller's buffer, cut to it."""
+    """`value`: the call's return value, the reply's length or -errno. `body`: goes to the caller's buffer, cut to
+    it."""
 
     value: int
     body: bytes = b""
@@ -37,7 +39,8 @@ class Doors:
         self._kept: OrderedDict[int, bytes] = OrderedDict()  # tid -> a reply that did not fit
 
     def serve(self, tid: int, tgid: int, nr: int, request: bytes, capacity: int, flags: int) -> Answer:
-        """`request` is what the caller's req/req_len named (already at most MAX_REQUEST bytes); `capacity` its resp_cap."""
+        """`request` is what the caller's req/req_len named (already at most MAX_REQUEST bytes); `capacity` its
+        resp_cap."""
         if not FIRST <= nr <= LAST:
             return Answer(-errno.ENOSYS)
         if flags == FETCH:

@@ -1,7 +1,7 @@
 """Which layers this host gives a run, and whether they are enough: a missing one refuses the run, unless it is waived.
 
-What the host gives is tried by probe.py. Layers that only make a run slower, or whose work the enforcer does instead, are
-used where they are and need no waiver.
+What the host gives is tried by probe.py. Layers that only make a run slower, or whose work the enforcer does instead,
+are used where they are and need no waiver.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ WAIVABLE = ("landlock",)
 class Host(Struct, frozen=True):
     """What a run may build on. degraded: layers that are missing and were waived.
 
-    authority_numbers: the raw numbers 1024-1044 can be served (RET_TRAP and a tracer). signals_scoped: Landlock keeps signals
-    inside the run; else the enforcer does.
+    authority_numbers: the raw numbers 1024-1044 can be served (RET_TRAP and a tracer). signals_scoped: Landlock keeps
+    signals inside the run; else the enforcer does.
     """
 
     authority_numbers: bool

@@ -1,9 +1,9 @@
 """Gives a stopped task a descriptor of ours, for `--interposer ptrace`, where no listener can install one.
 
-The task is made to run four harmless calls in place of the one it is stopped in: socket, connect to a socket of the run,
-recvmsg, close. The descriptor travels as SCM_RIGHTS, so it is the object that was judged, whatever the task's other threads
-do to its memory meanwhile: the worst they can do is to receive nothing, or to tell the task a wrong number.
-Man pages: ptrace(2), "Syscall-stops"; unix(7), SCM_RIGHTS. Tracer thread only.
+The task is made to run four harmless calls in place of the one it is stopped in: socket, connect to a socket of the
+run, recvmsg, close. The descriptor travels as SCM_RIGHTS, so it is the object that was judged, whatever the task's
+other threads do to its memory meanwhile: the worst they can do is to receive nothing, or to tell the task a wrong
+number. Man pages: ptrace(2), "Syscall-stops"; unix(7), SCM_RIGHTS. Tracer thread only.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Injector:
         self._server.listen(64)
         self._server.settimeout(5)
         self._numbers = {
-            name: number for name in ("socket", "connect", "recvmsg", "close") if (number := syscalls.number_of(arch, name))
+            name: number
+            for name in ("socket", "connect", "recvmsg", "close")
+            if (number := syscalls.number_of(arch, name))
         }
 
     def close(self) -> None:

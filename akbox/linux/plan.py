@@ -157,7 +157,8 @@ def sdk_grant() -> Grant:
 
 
 def _runtime_mode(policy: Policy) -> str:
-    """What the policy and its profiles say of `runtime`; asked before the policy can be compiled, which needs the grants."""
+    """What the policy and its profiles say of `runtime`; asked before the policy can be compiled, which needs the
+    grants."""
     return next((part.runtime for _, part in compose(policy) if part.runtime), "auto")
 
 

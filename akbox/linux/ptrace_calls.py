@@ -1,8 +1,8 @@
 """`--interposer ptrace`: every trapped call is a seccomp stop, judged by the same enforcer as a notification.
 
-For kernels and sandboxes without user notification. A call is carried out on behalf of the task wherever the enforcer does
-so; its result, or its descriptor (inject.py), is given to the task, and the call itself is never made. Tracer thread only,
-but for calls that have to wait (a FIFO's other end, a connection): those wait on a thread of their own.
+For kernels and sandboxes without user notification. A call is carried out on behalf of the task wherever the enforcer
+does so; its result, or its descriptor (inject.py), is given to the task, and the call itself is never made. Tracer
+thread only, but for calls that have to wait (a FIFO's other end, a connection): those wait on a thread of their own.
 """
 
 from __future__ import annotations

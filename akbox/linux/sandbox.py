@@ -40,10 +40,10 @@ class Sandbox:
     """A policy and where its runs are kept.
 
     policy: a Policy, a file's path, or a preset's name (default: "default"). cwd: the runs' working directory. audit:
-    "full" or "writes" instead of the policy's level. allow_degraded: layers that may be missing, by `akbox doctor`'s names.
-    env: the environment that the policy's `env` section filters (default: this process's). As a context manager it kills
-    what still runs at the end. The process becomes non-dumpable with its first run (prctl(2), PR_SET_DUMPABLE): the agent
-    has its uid and must not read it. Raises PolicyError, StateError.
+    "full" or "writes" instead of the policy's level. allow_degraded: layers that may be missing, by `akbox doctor`'s
+    names. env: the environment that the policy's `env` section filters (default: this process's). As a context manager
+    it kills what still runs at the end. The process becomes non-dumpable with its first run (prctl(2),
+    PR_SET_DUMPABLE): the agent has its uid and must not read it. Raises PolicyError, StateError.
     """
 
     def __init__(
@@ -92,7 +92,8 @@ class Sandbox:
         terminal: Terminal | None = None,
         on_stopped: Callable[[int], None] | None = None,
     ) -> Run:
-        """Starts `argv` and returns when its program runs. stdio: the three standard streams' descriptors, -1 for closed.
+        """Starts `argv` and returns when its program runs. stdio: the three standard streams' descriptors, -1 for
+        closed.
 
         terminal: the pty whose slave the agent gets as its controlling terminal. on_stopped(signal) is called, from
         another thread, when the first process stopped (^Z). Raises CannotRun with the exit code 125, 126 or 127.

@@ -62,7 +62,8 @@ class TraceLoop(Struct):
         self.tracer.kill()
 
     def _exec(self, tid: int, _former: int) -> None:
-        """The new image, before its first instruction: the object the kernel really loaded must be one the policy lets run.
+        """The new image, before its first instruction: the object the kernel really loaded must be one the policy lets
+        run.
 
         This is what makes it safe that execve itself is continued by the kernel after it was judged by name. A script's
         own text is read by its interpreter with open(), which is judged like any other.

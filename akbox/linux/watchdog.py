@@ -1,7 +1,7 @@
 """Limits that hold although the agent makes no call: wall time and CPU time (design 02, Budgets).
 
-One thread per run that has such a limit. At the limit the run is stopped: SIGTERM to its processes, SIGKILL to the whole
-tree after five seconds. The reason is recorded before the first signal.
+One thread per run that has such a limit. At the limit the run is stopped: SIGTERM to its processes, SIGKILL to the
+whole tree after five seconds. The reason is recorded before the first signal.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ _CPU_POLL_S = 0.1
 
 
 class Watchdog:
-    """`wall_ms` and `cpu_ns`: limits or None. `stop(reason, hard)` is called with hard=False, then, GRACE_S later, True."""
+    """`wall_ms` and `cpu_ns`: limits or None. `stop(reason, hard)` is called with hard=False, then, GRACE_S later,
+    True."""
 
     def __init__(
         self,
