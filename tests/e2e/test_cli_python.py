@@ -1,4 +1,4 @@
-"""Python agents under the shipped presets: no refusals for byte code that nobody misses, byte code where it is of use."""
+"""Python agents under the shipped presets: no refusals for byte code nobody misses, byte code where it is of use."""
 
 from __future__ import annotations
 
