@@ -51,6 +51,7 @@ def _compile(policy: Policy, cwd: Path, command: str | None, state_dir: str | No
     from akbox.policy.check import PolicyError
     from akbox.policy.compile import Context, compile_policy
     from akbox.policy.inuse import policy_names
+    from akbox.policy.linked import with_links
     from akbox.rundir import state_root
 
     try:
@@ -64,7 +65,7 @@ def _compile(policy: Policy, cwd: Path, command: str | None, state_dir: str | No
             policy_files=policy_names(policy),
             runtime_grants=needs.grants,
         )
-        return compile_policy(policy, context)
+        return compile_policy(policy, with_links(policy, context))
     except CannotRun as error:
         raise Failure(error.message, fix=error.hint, exit_code=error.exit_code) from error
     except PolicyError as error:

@@ -25,6 +25,7 @@ from akbox.linux.runtime import runtime_needs
 from akbox.policy.compile import CompiledPolicy, Context
 from akbox.policy.inuse import policy_names
 from akbox.policy.landlock import LandlockPlan
+from akbox.policy.linked import with_links
 from akbox.policy.model import Limits, Policy
 from akbox.policy.rules import Grant, compose
 
@@ -75,18 +76,16 @@ def make_plan(request: Request) -> LaunchPlan:
         raise CannotRun(f"unknown interposer {request.interposer!r}", "use auto, ptrace or notify")
     host = check_host(request.interposer, request.allow_degraded, request.state_dir)
     needs = runtime_needs(request.argv, request.cwd, request.env, _runtime_mode(request.policy))
-    compiled = compile_once(
-        request.policy,
-        Context(
-            workdir=request.cwd,
-            home=os.path.expanduser("~"),
-            tmp=str(request.tmpdir),
-            prefix=needs.prefix,
-            state_dirs=(str(request.state_dir),),
-            policy_files=policy_names(request.policy),
-            runtime_grants=(*needs.grants, sdk_grant()),
-        ),
+    context = Context(
+        workdir=request.cwd,
+        home=os.path.expanduser("~"),
+        tmp=str(request.tmpdir),
+        prefix=needs.prefix,
+        state_dirs=(str(request.state_dir),),
+        policy_files=policy_names(request.policy),
+        runtime_grants=(*needs.grants, sdk_grant()),
     )
+    compiled = compile_once(request.policy, with_links(request.policy, context))
     policy, landlock = compiled.policy, compiled.landlock
     level = request.audit_level or policy.audit.level
     reads_in_kernel = host.landlock and level == "writes" and reads_hold(policy, landlock)

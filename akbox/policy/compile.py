@@ -21,7 +21,7 @@ from akbox.policy.matcher import (
 from akbox.policy.model import Policy
 from akbox.policy.netmatcher import BIND, CONNECT, LISTEN, TCP, UDP, NetRule, net_table
 from akbox.policy.netpatterns import parse_endpoint, parse_host
-from akbox.policy.patterns import PatternError, Segment, literal_segments, parse_path
+from akbox.policy.patterns import STAR, PatternError, Segment, literal_segments, parse_path
 from akbox.policy.rules import Context, Grant, Rule, compose, policy_rules, states_exec
 
 __all__ = ["CompiledPolicy", "Context", "Grant", "Rule", "Verdict", "compile_policy"]
@@ -150,6 +150,10 @@ class _Build:
         for path in self.context.policy_files:
             reason = "the policy of this run: an agent must not be able to widen its next one"
             self._builtin("always denied", path, literal_segments(path), E_DENY, WRITE, reason)
+        for path in self.context.protected:
+            below = path.endswith("/**")
+            segments = literal_segments(path[:-3] if below else path) + (((STAR, b""),) if below else ())
+            self._builtin("always denied", path, segments, E_DENY, WRITE, "a protected name leads to it")
         segments = builtin.builtin_segments(builtin.GUARDED_DEVICES)
         self._builtin("exact path only", builtin.GUARDED_DEVICES, segments, E_GUARD, builtin.ALL, "a device")
         for pattern in builtin.SAFE_DEVICES:

@@ -19,12 +19,13 @@ def policy_names(policy: Policy) -> tuple[str, ...]:
     names: dict[str, None] = {}
     for _, part in compose(policy):
         if part.source is not None and part.source.file is not None:
-            names.update(dict.fromkeys(_names(part.source.file)))
+            names.update(dict.fromkeys(names_on_the_way(part.source.file)))
     return tuple(names)
 
 
-def _names(path: str) -> list[str]:
-    """Every symbolic link that the look-up of an absolute path goes through, and what it ends at."""
+def names_on_the_way(path: str) -> list[str]:
+    """Every symbolic link that the look-up of an absolute path goes through, and then what it ends at (links in a
+    circle: one of them)."""
     links: list[str] = []
     here, ahead = "/", path.split("/")[::-1]
     while ahead:

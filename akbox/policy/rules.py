@@ -35,6 +35,7 @@ class Context(Struct, frozen=True):
     state_dirs: tuple[str, ...] = ()
     runtime_grants: tuple[Grant, ...] = ()
     policy_files: tuple[str, ...] = ()  # as policy_names() gives them
+    protected: tuple[str, ...] = ()  # as protected_links() gives them
 
     def variables(self) -> dict[str, str]:
         """By the names that `${…}` takes."""

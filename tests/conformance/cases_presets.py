@@ -6,7 +6,7 @@ import os
 import subprocess
 
 from .engine import Result
-from .model import Case, Expect, ok, py, sh
+from .model import Case, Expect, deny, ok, py, sh
 from .world import World
 
 # Each exists or not; each is tried as a file to write, a name to rename onto or link, and by making its directory.
@@ -102,6 +102,13 @@ def linked_hooks(world: World) -> None:
     world.give()
 
 
+def configured_hooks(world: World) -> None:
+    repositories(world)
+    (world.W / "tools" / "hooks").mkdir(parents=True)
+    git(world, "config", "core.hooksPath", "tools/hooks")
+    world.give()
+
+
 def untouched(world: World, result: Result) -> None:
     for path in (world.W / ".bashrc", world.W / ".claude" / "settings.json"):
         assert path.read_text() in ("# host\n", "{}\n"), str(result)
@@ -127,6 +134,16 @@ CASES = [
     Case("F55", "hooks behind a symlink: the run starts, and they are protected by that name",
          sh("echo started; echo x > .git/hooks/pre-commit"), Expect(errnos=("EACCES",), stdout="started"),
          preset="default", prepare=linked_hooks),
+    Case("F55-real", "and by their own", sh("echo x > hooks-elsewhere/pre-commit"), deny("fs.open"), preset="default",
+         prepare=linked_hooks),
+    Case("F55-new", "new ones too", sh("echo x > hooks-elsewhere/post-commit"), deny("fs.open"), preset="default",
+         prepare=linked_hooks),
+    Case("F55-move", "nor can their directory be replaced", sh("mv hooks-elsewhere away"), deny("fs.rename"),
+         preset="default", prepare=linked_hooks),
+    Case("F55-path", "hooks where core.hooksPath says", sh("echo x > tools/hooks/pre-commit"), deny("fs.open"),
+         preset="default", prepare=configured_hooks),
+    Case("F55-commit", "commits go on", sh(f"echo new > file && {COMMIT}"), ok("2"), preset="default",
+         prepare=configured_hooks),
     Case("F55-link", "and the symlink itself", sh("rm .git/hooks"), Expect(errnos=("EACCES",)), preset="default",
          prepare=linked_hooks),
     Case("F56", ".git is a file", sh("cd tree && test -f .git && git status --short && echo started"), ok("started"),
