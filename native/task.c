@@ -20,6 +20,7 @@
 #define STATUS_BYTES 4096
 #define ANCESTORS_MAX 512
 #define KERNEL_RESTARTSYS 512           /* include/linux/errno.h: restart after an SA_RESTART handler, else EINTR */
+#define KERNEL_RESTARTNOHAND 514        /* for our tracer, which turns it into the one above (tracer.c, signal_stop) */
 #ifndef PIDFD_THREAD
 #define PIDFD_THREAD O_EXCL             /* Linux 6.9 */
 #endif
@@ -327,7 +328,9 @@ int ak_interrupted(struct ak_call *c)
 		pending |= signal_set(text, "\nShdPnd:");
 	if (!(pending & ~signal_set(text, "\nSigBlk:") & signal_set(text, "\nSigCgt:")))
 		return 0;
-	return c->stop->still_valid == ak_notify_still_valid ? KERNEL_RESTARTSYS : EINTR;
+	if (c->stop->still_valid != ak_notify_still_valid)
+		return EINTR;
+	return c->config->tracer_tid ? KERNEL_RESTARTNOHAND : KERNEL_RESTARTSYS;
 }
 
 /* ---- who belongs to the run -------------------------------------------------------------------------------------- */

@@ -21,6 +21,7 @@
 /* Kernel-internal results (include/linux/errno.h): seen in the return register at a signal-delivery stop. */
 #define ERESTARTSYS 512
 #define ERESTARTNOINTR 513
+#define ERESTARTNOHAND 514
 
 /* Where a task's call number and return value are. The one place with registers. */
 #if defined(__x86_64__)
@@ -286,6 +287,18 @@ static int stop_signal_for(const struct ak_tracer *t, pid_t tid, int sig)
 	return sig;
 }
 
+/* A trapped call that the supervisor had not received when the signal came (the kernel says ERESTARTSYS) has not begun: it
+ * is restarted whatever SA_RESTART says; bare, it could not have been interrupted. One that waited, as for the other end of a FIFO,
+ * and that the enforcer ended for this signal (task.c, ak_interrupted) is for SA_RESTART to decide. */
+static void restart_as_bare(pid_t tid, ak_regs *regs)
+{
+	int64_t result = call_result(regs);
+	if (result != -ERESTARTSYS && result != -ERESTARTNOHAND)
+		return;
+	set_result(regs, result == -ERESTARTSYS ? -ERESTARTNOINTR : -ERESTARTSYS);
+	put_regs(tid, regs);
+}
+
 /* Returns true when Python must look at it. */
 static bool signal_stop(struct ak_tracer *t, pid_t tid, int sig, struct ak_stop_event *event)
 {
@@ -299,12 +312,8 @@ static bool signal_stop(struct ak_tracer *t, pid_t tid, int sig, struct ak_stop_
 		*event = (struct ak_stop_event){AK_STOP_SYSCALL, tid, call_number(&regs)};
 		return true;
 	}
-	/* A trapped call that the supervisor had not received when the signal came: it has not begun, so it is restarted
-	 * whatever SA_RESTART says; bare, such a call could not have been interrupted. */
-	if (call_result(&regs) == -ERESTARTSYS && is_trapped(t, call_number(&regs))) {
-		set_result(&regs, -ERESTARTNOINTR);
-		put_regs(tid, &regs);
-	}
+	if (is_trapped(t, call_number(&regs)))
+		restart_as_bare(tid, &regs);
 	ak_tracer_resume(t, tid, stop_signal_for(t, tid, sig));
 	return false;
 }
