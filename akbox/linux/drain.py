@@ -50,16 +50,22 @@ class Drain:
         while not self._closing.is_set():
             if self._ring.wait(_WAIT_MS):
                 self.flush()
-            with self._lock:  # equal denials that were counted: into the log when their second is over
-                if not self._failed:
-                    self._record(b"")
+            else:
+                with self._lock:
+                    self._tick()
 
     def _move(self) -> bool:
         records = self._ring.read(_CHUNK_BYTES)
         if not records or not self._record(records):
             return False
         self._ring.consume(len(records))
+        self._tick()  # here, too: an agent that is never idle would keep flush() going
         return True
+
+    def _tick(self) -> None:
+        """Equal denials that were counted go into the log when their second is over. Precondition: _lock is held."""
+        if not self._failed:
+            self._record(b"")
 
     def _record(self, records: bytes) -> bool:
         """Precondition: _lock is held."""

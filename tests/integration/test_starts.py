@@ -78,6 +78,7 @@ def _children() -> list[str]:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     bench = Bench(tmp_path)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setenv("TMPDIR", str(bench.tmp))  # a test's undo() takes it away: the last run is elsewhere
     assert bench.sandbox.run(["true"]).exit_code == 0  # what is made once per process is made now
     yield bench

@@ -45,6 +45,7 @@ class Rig:
         self.kernel.recorded = threading.Condition()
         self.file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by the fixture)
         self.ring = _native.Ring(self.file.fileno(), RING_BYTES, self.box.run_id)
+        self._next, self._counts = 1, list[int]()
         self.reasons: list[str] = []
         self.failed = threading.Event()
         self.drain = Drain(self.ring, self.kernel, self._fail)
@@ -59,7 +60,12 @@ class Rig:
         self.ring.put(0x100, decision, 1, 5, 7, 257, error, missing_rule, 0, target, b"")
 
     def counts(self) -> list[int]:
-        return [e.req.get("count", 1) for e in self.box.log.entries() if e.decision == "deny"]
+        """How many refusals each entry of one stands for. What was looked at once is not looked at again."""
+        for entry in self.box.log.entries(self._next):
+            self._next = entry.seq + 1
+            if entry.decision == "deny":
+                self._counts.append(entry.req.get("count", 1))
+        return self._counts
 
     def await_counts(self, total: int) -> None:
         with self.kernel.recorded:
