@@ -134,6 +134,7 @@ def _refuse_later_flags(target: str, record: object) -> None:
 
 
 def _run(named: str | None, extra: Extra, options: Options) -> int:
+    from akbox.linux.errors import CannotRun
     from akbox.rundir import StateError
 
     json_fd = _open_json(options.json_file)
@@ -144,12 +145,23 @@ def _run(named: str | None, extra: Extra, options: Options) -> int:
         origin = choice.origin
         return _start_and_report(choice, extra, options, cwd, json_fd)
     except StateError as error:
-        failure = Failure(error.message, fix=error.hint, exit_code=EXIT_CANNOT)
+        failure = _or_nested(Failure(error.message, fix=error.hint, exit_code=EXIT_CANNOT))
         _report_failure(json_fd, failure, origin)
         raise failure from error
-    except Failure as failure:
+    except Failure as error:
+        failure = _or_nested(error) if isinstance(error.__cause__, CannotRun) else error
         _report_failure(json_fd, failure, origin)
-        raise
+        raise failure from error.__cause__
+
+
+def _or_nested(failure: Failure) -> Failure:
+    """Inside another run a directory for the state or for TMPDIR may be missing first; it is not what is in the way."""
+    from akbox.linux.hostcheck import nested, under_akbox
+
+    if failure.exit_code != EXIT_CANNOT or not under_akbox():
+        return failure
+    why = nested()
+    return Failure(why.message, fix=why.hint, exit_code=EXIT_CANNOT)
 
 
 def _start_and_report(choice: Choice, extra: Extra, options: Options, cwd: Path, json_fd: int | None) -> int:

@@ -6,15 +6,19 @@ are used where they are and need no waiver.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
+from akbox import _native
 from akbox.linux.errors import CannotRun
 from akbox.linux.probe import HostReport, Layer, ProbeError, run_report
 
 FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5
+
+_DOOR = 0x414B_0000  # native/upcall.c
 
 # A run cannot be held at all without these; of a tuple, one is enough.
 _ALWAYS: tuple[tuple[str, ...], ...] = (
@@ -64,7 +68,7 @@ def check_host(interposer: str, allow_degraded: Sequence[str], state_dir: Path |
     absent = [report.layer(name) for name in WAIVABLE if not report.works(name)]
     missing += [layer for layer in absent if layer.name not in allow_degraded]
     if missing:
-        raise _refusal(missing)
+        raise nested() if under_akbox() else _refusal(missing)
     return Host(
         authority_numbers=interposer != "notify" and report.works("trap"),
         notify=notify,
@@ -73,6 +77,24 @@ def check_host(interposer: str, allow_degraded: Sequence[str], state_dir: Path |
         fds_by_pidfd=report.works("pidfd_getfd"),
         listener_flags=FILTER_FLAG_WAIT_KILLABLE_RECV if report.works("listener-wait-killable") else 0,
         degraded=tuple(layer.name for layer in absent),
+    )
+
+
+def under_akbox() -> bool:
+    """Does another akbox answer for this process? Its door serves prctl options that no kernel has: a number that is no
+    authority call is ENOSYS there, and EINVAL where nobody listens."""
+    try:
+        _native.prctl(_DOOR)
+    except OSError as error:
+        return error.errno != errno.EINVAL
+    return True
+
+
+def nested() -> CannotRun:
+    """Why there is no run inside a run."""
+    return CannotRun(
+        "akbox is already running above this process, and one run cannot hold another",
+        "leave the inner `akbox run` out: what it would start is held by the outer run's policy; or start it outside",
     )
 
 

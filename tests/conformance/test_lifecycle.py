@@ -163,6 +163,19 @@ def wait_until(condition: object, message: str) -> None:
 
 
 @BOTH_OF_EACH
+def test_p44_nested_with_the_default_preset(worlds: Worlds, user: str, interposer: str) -> None:
+    """Not even the state directory is in reach: that is not the reason to give."""
+    code = "import sys; from akbox.cli.main import main; sys.exit(main())"
+    inner = [sys.executable, "-c", code, "run", "--", "echo", "from inside"]
+    options = ["--read", f"{PROJECT}/**", "--read", f"{sys.prefix}/**"]
+    with worlds.lend(uid_of(user)) as world:
+        result = run_inside(world, inner, interposer=interposer, preset="default", options=options)
+        assert result.exit == 125, str(result)
+        assert "akbox is already running above" in result.stderr, str(result)
+        assert "from inside" not in result.stdout
+
+
+@BOTH_OF_EACH
 def test_p44_nested(worlds: Worlds, user: str, interposer: str) -> None:
     """A tracer and a listener cannot nest: the inner akbox works, or says why it does not. It never just runs the
     command unconfined, and never hangs."""
@@ -182,7 +195,7 @@ def test_p44_nested(worlds: Worlds, user: str, interposer: str) -> None:
         else:
             assert result.exit == 125, str(result)
             assert "from inside" not in result.stdout
-            assert "akbox" in result.stderr, f"it gives no reason\n{result}"
+            assert "akbox is already running above" in result.stderr, f"it gives no reason\n{result}"
             assert "internal error" not in result.stderr, str(result)
 
 
