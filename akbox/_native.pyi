@@ -144,14 +144,16 @@ STOP_EXEC: int
 STOP_STOPPED: int
 STOP_MAIN_EXIT: int
 STOP_ALL_GONE: int
+STOP_TOO_MANY: int
 
 class Tracer:
     """The wait loop of native/tracer.h. One thread seizes, waits and resumes; kill, count and cpu_ns may come from
     any."""
 
     count: int
-    def __init__(self, trapped: bytes, trace_seccomp: bool) -> None:
-        """trapped: one bit (little-endian) for each call number that the filter gives to the listener."""
+    def __init__(self, trapped: bytes, trace_seccomp: bool, max_processes: int = 0) -> None:
+        """trapped: one bit (little-endian) for each call number that the filter gives to the listener. max_processes: at
+        one time, 0 for no limit; one more gets EAGAIN and STOP_TOO_MANY is reported."""
     def seize(self, pid: int) -> None: ...
     def wait(self, block: bool = True) -> tuple[int, int, int]:
         """(kind STOP_*, tid, value): value is the call number, the former tid of an exec, the stop signal or the main

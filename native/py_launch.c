@@ -244,17 +244,19 @@ struct tracer_object {
 
 static int tracer_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-	static char *names[] = {"trapped", "trace_seccomp", NULL};
+	static char *names[] = {"trapped", "trace_seccomp", "max_processes", NULL};
 	struct tracer_object *t = (struct tracer_object *)self;
 	PyObject *trapped;
 	char *bits;
 	Py_ssize_t len;
 	int trace_seccomp;
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!p", names, &PyBytes_Type, &trapped, &trace_seccomp) || t->tracer)
+	unsigned long long max_processes = 0;
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!p|K", names, &PyBytes_Type, &trapped, &trace_seccomp, &max_processes) ||
+	    t->tracer)
 		return -1;
 	if (PyBytes_AsStringAndSize(trapped, &bits, &len) < 0)
 		return -1;
-	t->tracer = ak_tracer_new((const uint8_t *)bits, (size_t)len * 8, trace_seccomp);
+	t->tracer = ak_tracer_new((const uint8_t *)bits, (size_t)len * 8, trace_seccomp, (size_t)max_processes);
 	if (!t->tracer) {
 		PyErr_NoMemory();
 		return -1;
@@ -498,7 +500,7 @@ int ak_py_launch_init(PyObject *module)
 	static const struct { const char *name; long value; } numbers[] = {
 		{"STOP_NOTHING", AK_STOP_NOTHING}, {"STOP_SYSCALL", AK_STOP_SYSCALL}, {"STOP_SECCOMP", AK_STOP_SECCOMP}, {"STOP_EXEC", AK_STOP_EXEC},
 		{"STOP_STOPPED", AK_STOP_STOPPED}, {"STOP_MAIN_EXIT", AK_STOP_MAIN_EXIT},
-		{"STOP_ALL_GONE", AK_STOP_ALL_GONE},
+		{"STOP_ALL_GONE", AK_STOP_ALL_GONE}, {"STOP_TOO_MANY", AK_STOP_TOO_MANY},
 	};
 	PyObject *tracer = PyType_FromModuleAndSpec(module, &tracer_spec, NULL);
 	child_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &child_spec, NULL);

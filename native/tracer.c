@@ -3,7 +3,6 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,8 +12,9 @@
 #include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "taskset.h"
 
 #define AUTHORITY_FIRST 1024
 #define AUTHORITY_LAST 1100
@@ -47,140 +47,29 @@ static bool skip_call(pid_t tid, ak_regs *r)
 #error "akbox knows the registers of x86-64 and arm64"
 #endif
 
-/* The tasks we trace: an open-addressing set of tids, grown when half full. */
+#define CONDEMNED_MAX 64        /* children refused but not yet known to their parents; one more is refused with SIGKILL alone */
+
 struct ak_tracer {
-	pthread_mutex_t lock;                   /* guards the set, ended_cpu_ns and ending */
-	pid_t *slots;
-	size_t n_slots, n_used, n_tasks;        /* n_used counts deleted slots too */
-	uint64_t ended_cpu_ns;                  /* of processes that are no more */
-	bool ending;
+	struct ak_taskset tasks;
 	pid_t main;
 	const uint8_t *trapped;
 	size_t n_calls;
+	size_t max_processes;
+	pid_t condemned[CONDEMNED_MAX];         /* 0: free */
 	bool trace_seccomp;
 	bool main_gone;
 };
 
-#define GONE ((pid_t)-1)        /* a deleted slot: searches go past it */
-
-static pid_t *find_slot(pid_t *slots, size_t n, pid_t tid)
-{
-	pid_t *grave = NULL;
-	for (size_t i = (size_t)tid * 2654435761u & (n - 1);; i = (i + 1) & (n - 1)) {
-		if (slots[i] == tid)
-			return &slots[i];
-		if (slots[i] == GONE && !grave)
-			grave = &slots[i];
-		if (slots[i] == 0)
-			return grave ? grave : &slots[i];
-	}
-}
-
-/* Precondition: lock held. */
-static bool grow(struct ak_tracer *t)
-{
-	size_t n = t->n_slots;
-	pid_t *bigger;
-	while (t->n_tasks * 4 >= n)
-		n *= 2;
-	bigger = calloc(n, sizeof *bigger);
-	if (!bigger)
-		return false;
-	for (size_t i = 0; i < t->n_slots; i++)
-		if (t->slots[i] > 0)
-			*find_slot(bigger, n, t->slots[i]) = t->slots[i];
-	free(t->slots);
-	t->slots = bigger;
-	t->n_slots = n;
-	t->n_used = t->n_tasks;
-	return true;
-}
-
-/* Precondition: lock held. False when there is no room. */
-static bool insert_task(struct ak_tracer *t, pid_t tid, bool *is_new)
-{
-	pid_t *slot = find_slot(t->slots, t->n_slots, tid);
-	*is_new = *slot != tid;
-	if (!*is_new)
-		return true;
-	if (*slot == 0 && t->n_used * 2 >= t->n_slots) {
-		if (!grow(t))
-			return false;
-		slot = find_slot(t->slots, t->n_slots, tid);
-	}
-	t->n_used += *slot == 0;
-	*slot = tid;
-	t->n_tasks++;
-	return true;
-}
-
-/* True when the task was not known. Out of memory: it is killed, a task that we do not know must not run. */
-static bool add_task(struct ak_tracer *t, pid_t tid)
-{
-	bool is_new, ok;
-	pthread_mutex_lock(&t->lock);
-	ok = insert_task(t, tid, &is_new);
-	pthread_mutex_unlock(&t->lock);
-	if (!ok)
-		kill(tid, SIGKILL);
-	return is_new;
-}
-
-/* A process's CPU time; 0 for a thread that is not its leader (clock_getcpuclockid(3) spelled out: no allocation). */
-static uint64_t process_cpu_ns(pid_t pid)
-{
-	struct timespec ts;
-	if (clock_gettime((clockid_t)(~(unsigned)pid << 3 | 2), &ts) < 0)
-		return 0;
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
-static void drop_task(struct ak_tracer *t, pid_t tid, uint64_t cpu_ns)
-{
-	pid_t *slot;
-	pthread_mutex_lock(&t->lock);
-	t->ended_cpu_ns += cpu_ns;
-	slot = find_slot(t->slots, t->n_slots, tid);
-	if (*slot == tid) {
-		*slot = GONE;
-		t->n_tasks--;
-	}
-	pthread_mutex_unlock(&t->lock);
-}
-
-uint64_t ak_tracer_cpu_ns(struct ak_tracer *t)
-{
-	uint64_t sum;
-	pthread_mutex_lock(&t->lock);
-	sum = t->ended_cpu_ns;
-	for (size_t i = 0; i < t->n_slots; i++)
-		if (t->slots[i] > 0)
-			sum += process_cpu_ns(t->slots[i]);
-	pthread_mutex_unlock(&t->lock);
-	return sum;
-}
-
-static bool is_ending(struct ak_tracer *t)
-{
-	bool ending;
-	pthread_mutex_lock(&t->lock);
-	ending = t->ending;
-	pthread_mutex_unlock(&t->lock);
-	return ending;
-}
-
-struct ak_tracer *ak_tracer_new(const uint8_t *trapped, size_t n_calls, bool trace_seccomp)
+struct ak_tracer *ak_tracer_new(const uint8_t *trapped, size_t n_calls, bool trace_seccomp, size_t max_processes)
 {
 	struct ak_tracer *t = calloc(1, sizeof *t);
 	if (!t)
 		return NULL;
-	pthread_mutex_init(&t->lock, NULL);
-	t->n_slots = 256;
-	t->slots = calloc(t->n_slots, sizeof *t->slots);
 	t->trapped = trapped;
 	t->n_calls = n_calls;
 	t->trace_seccomp = trace_seccomp;
-	if (!t->slots) {
+	t->max_processes = max_processes;
+	if (!ak_taskset_init(&t->tasks)) {
 		free(t);
 		return NULL;
 	}
@@ -191,18 +80,45 @@ void ak_tracer_free(struct ak_tracer *t)
 {
 	if (!t)
 		return;
-	pthread_mutex_destroy(&t->lock);
-	free(t->slots);
+	ak_taskset_free(&t->tasks);
 	free(t);
 }
 
-size_t ak_tracer_count(struct ak_tracer *t)
+size_t ak_tracer_count(struct ak_tracer *t) { return ak_taskset_count(&t->tasks); }
+uint64_t ak_tracer_cpu_ns(struct ak_tracer *t) { return ak_taskset_cpu_ns(&t->tasks); }
+void ak_tracer_kill(struct ak_tracer *t) { ak_taskset_kill(&t->tasks); }
+
+static void condemn(struct ak_tracer *t, pid_t tid)
 {
-	size_t n;
-	pthread_mutex_lock(&t->lock);
-	n = t->n_tasks;
-	pthread_mutex_unlock(&t->lock);
-	return n;
+	kill(tid, SIGKILL);
+	for (size_t i = 0; i < CONDEMNED_MAX; i++)
+		if (t->condemned[i] == 0) {
+			t->condemned[i] = tid;
+			return;
+		}
+}
+
+/* Was it? Its parent asks once. */
+static bool was_condemned(struct ak_tracer *t, pid_t tid)
+{
+	for (size_t i = 0; i < CONDEMNED_MAX; i++)
+		if (t->condemned[i] == tid) {
+			t->condemned[i] = 0;
+			return true;
+		}
+	return false;
+}
+
+/* True when the task was not known. Whatever its number of processes, a run has at most max_processes that have run an
+ * instruction: a new one is seen here, stopped, before its first. */
+static bool add_task(struct ak_tracer *t, pid_t tid)
+{
+	bool is_new;
+	if (!ak_taskset_add(&t->tasks, tid, &is_new))
+		kill(tid, SIGKILL);
+	else if (is_new && t->max_processes && ak_taskset_processes(&t->tasks) > t->max_processes)
+		condemn(t, tid);
+	return is_new;
 }
 
 int ak_tracer_seize(struct ak_tracer *t, pid_t pid)
@@ -219,21 +135,11 @@ int ak_tracer_seize(struct ak_tracer *t, pid_t pid)
 /* ESRCH: the task was killed meanwhile; its end will be reported. */
 int ak_tracer_resume(struct ak_tracer *t, pid_t tid, int sig)
 {
-	if (is_ending(t))
+	if (ak_taskset_ending(&t->tasks))
 		kill(tid, SIGKILL);
 	if (ptrace(PTRACE_CONT, tid, NULL, (void *)(intptr_t)sig) < 0 && errno != ESRCH)
 		return -errno;
 	return 0;
-}
-
-void ak_tracer_kill(struct ak_tracer *t)
-{
-	pthread_mutex_lock(&t->lock);
-	t->ending = true;
-	for (size_t i = 0; i < t->n_slots; i++)
-		if (t->slots[i] > 0)
-			kill(t->slots[i], SIGKILL);
-	pthread_mutex_unlock(&t->lock);
 }
 
 static bool get_regs(pid_t tid, ak_regs *regs)
@@ -321,7 +227,7 @@ static bool signal_stop(struct ak_tracer *t, pid_t tid, int sig, struct ak_stop_
 /* PTRACE_EVENT_STOP: a new task's first stop, a group stop, or the end of one. */
 static bool event_stop(struct ak_tracer *t, pid_t tid, int sig, bool is_new, struct ak_stop_event *event)
 {
-	if (is_new || sig == SIGTRAP || is_ending(t)) {
+	if (is_new || sig == SIGTRAP || ak_taskset_ending(&t->tasks)) {
 		ak_tracer_resume(t, tid, 0);
 		return false;
 	}
@@ -362,9 +268,50 @@ static bool exec_stop(struct ak_tracer *t, pid_t tid, struct ak_stop_event *even
 	unsigned long former = (unsigned long)tid;
 	ptrace(PTRACE_GETEVENTMSG, tid, NULL, &former);
 	if ((pid_t)former != tid)
-		drop_task(t, (pid_t)former, 0); /* a thread's exec: it goes on under the leader's number */
+		ak_taskset_drop(&t->tasks, (pid_t)former, 0);  /* a thread's exec: it goes on under the leader's number */
 	*event = (struct ak_stop_event){AK_STOP_EXEC, tid, (int64_t)former};
 	return true;
+}
+
+/* Of a new child either its own first stop comes first, or its parent's event; then the stop is waited for. A child that is
+ * neither known nor to be waited for has come and gone already. */
+static bool child_refused(struct ak_tracer *t, pid_t child)
+{
+	const int how = WSTOPPED | WEXITED | WNOWAIT | __WALL | __WNOTHREAD;
+	siginfo_t info;
+	if (was_condemned(t, child))
+		return true;
+	if (ak_taskset_has(&t->tasks, child) || waitid(P_PID, (id_t)child, &info, how) < 0)
+		return false;
+	add_task(t, child);
+	return was_condemned(t, child);
+}
+
+/* One process too many is killed before its first instruction, and its parent's call ends with EAGAIN, as with
+ * RLIMIT_NPROC, at its exit stop (refused_stop). */
+static bool fork_stop(struct ak_tracer *t, pid_t tid, struct ak_stop_event *event)
+{
+	unsigned long child = 0;
+	if (t->max_processes && ptrace(PTRACE_GETEVENTMSG, tid, NULL, &child) == 0 && child_refused(t, (pid_t)child)) {
+		ptrace(PTRACE_SYSCALL, tid, NULL, NULL);
+		*event = (struct ak_stop_event){AK_STOP_TOO_MANY, tid, (int64_t)child};
+		return true;
+	}
+	ak_tracer_resume(t, tid, 0);
+	return false;
+}
+
+/* Only a parent whose child was refused is stopped at the exit of a call. */
+static bool refused_stop(struct ak_tracer *t, pid_t tid)
+{
+	ak_regs regs;
+	if (get_regs(tid, &regs)) {
+		set_result(&regs, -EAGAIN);
+		if (!put_regs(tid, &regs))
+			kill(tid, SIGKILL);
+	}
+	ak_tracer_resume(t, tid, 0);
+	return false;
 }
 
 static bool handle(struct ak_tracer *t, pid_t tid, int status, uint64_t cpu_ns, struct ak_stop_event *event)
@@ -372,7 +319,7 @@ static bool handle(struct ak_tracer *t, pid_t tid, int status, uint64_t cpu_ns, 
 	bool is_new;
 	int sig = WSTOPSIG(status);
 	if (!WIFSTOPPED(status)) {
-		drop_task(t, tid, cpu_ns);
+		ak_taskset_drop(&t->tasks, tid, cpu_ns);
 		if (tid != t->main || t->main_gone)
 			return false;
 		t->main_gone = true;
@@ -380,10 +327,12 @@ static bool handle(struct ak_tracer *t, pid_t tid, int status, uint64_t cpu_ns, 
 		return true;
 	}
 	is_new = add_task(t, tid);
-	if (is_ending(t)) {
+	if (ak_taskset_ending(&t->tasks)) {
 		kill(tid, SIGKILL);
 		return false;
 	}
+	if (sig == (SIGTRAP | 0x80))
+		return refused_stop(t, tid);
 	switch (status >> 16) {
 	case PTRACE_EVENT_EXEC:
 		return exec_stop(t, tid, event);
@@ -394,8 +343,7 @@ static bool handle(struct ak_tracer *t, pid_t tid, int status, uint64_t cpu_ns, 
 	case PTRACE_EVENT_FORK:
 	case PTRACE_EVENT_VFORK:
 	case PTRACE_EVENT_CLONE:
-		ak_tracer_resume(t, tid, 0);
-		return false;
+		return fork_stop(t, tid, event);
 	default:
 		return signal_stop(t, tid, sig, event);
 	}
@@ -423,7 +371,7 @@ int ak_tracer_wait(struct ak_tracer *t, struct ak_stop_event *event, bool block)
 			return 0;
 		}
 		if (info.si_code == CLD_EXITED || info.si_code == CLD_KILLED || info.si_code == CLD_DUMPED)
-			cpu_ns = process_cpu_ns(info.si_pid);
+			cpu_ns = ak_process_cpu_ns(info.si_pid);
 		if (waitpid(info.si_pid, &status, which | WNOHANG) != info.si_pid)
 			continue;       /* it went from one state to another between the two looks */
 		if (handle(t, info.si_pid, status, cpu_ns, event))

@@ -18,6 +18,7 @@ enum ak_stop_kind {
 	AK_STOP_STOPPED,        /* the main process is in a group stop: value = the signal. Already listening; do not resume */
 	AK_STOP_MAIN_EXIT,      /* the main process ended: value = wait status. Do not resume */
 	AK_STOP_ALL_GONE,       /* no tracee is left */
+	AK_STOP_TOO_MANY,       /* a process more than allowed was refused: value = its number. Do not resume */
 };
 
 struct ak_tracer;
@@ -30,8 +31,10 @@ struct ak_stop_event {
 
 /* `trapped`: one bit for each call number below `n_calls` that the filter hands to the listener; such a call is
  * restarted when a signal came before the supervisor had received it. trace_seccomp: RET_TRACE stops are ours (interposer ptrace);
- * otherwise they come from a filter of the agent's own, where nobody traces, and are answered ENOSYS as without a tracer. */
-struct ak_tracer *ak_tracer_new(const uint8_t *trapped, size_t n_calls, bool trace_seccomp);
+ * otherwise they come from a filter of the agent's own, where nobody traces, and are answered ENOSYS as without a tracer.
+ * max_processes: more than so many at one time are refused with EAGAIN (threads do not count); 0: no limit. */
+struct ak_tracer *ak_tracer_new(const uint8_t *trapped, size_t n_calls, bool trace_seccomp,
+				size_t max_processes);
 void ak_tracer_free(struct ak_tracer *t);
 
 int ak_tracer_seize(struct ak_tracer *t, pid_t pid);            /* the main process; 0 or -errno */

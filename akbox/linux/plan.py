@@ -185,7 +185,6 @@ def _rlimits(limits: Limits) -> tuple[tuple[int, int, int], ...]:
         resource.RLIMIT_NOFILE: limits.open_files,
         resource.RLIMIT_FSIZE: limits.file_size,
         resource.RLIMIT_STACK: limits.stack,
-        resource.RLIMIT_NPROC: limits.pids,
     }
     return tuple((which, value, value) for which, value in wanted.items() if value is not None)
 

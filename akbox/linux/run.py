@@ -83,7 +83,7 @@ class Run:
             cpu_used_ns=self.cpu_ns,
             stop=self._budget_over,
         )
-        self._tracer = _native.Tracer(plan.program.trapped, not plan.filter.notify)
+        self._tracer = _native.Tracer(plan.program.trapped, not plan.filter.notify, plan.policy.limits.pids or 0)
         self._child: _native.Child | None = None
         self._seized = False
         self._began_ns = 0

@@ -46,6 +46,7 @@ class TraceLoop(Struct):
             _native.STOP_EXEC: self._exec,
             _native.STOP_STOPPED: lambda _tid, signal: self.on_stopped(signal),
             _native.STOP_MAIN_EXIT: self._main_exit,
+            _native.STOP_TOO_MANY: self._too_many,
         }
         if self.calls is not None:
             handlers[_native.STOP_SECCOMP] = self.calls.serve
@@ -60,6 +61,11 @@ class TraceLoop(Struct):
     def _main_exit(self, _tid: int, status: int) -> None:
         self.on_exit(status)
         self.tracer.kill()
+
+    def _too_many(self, tid: int, _child: int) -> None:
+        """A process more than limits.pids: its parent gets EAGAIN (native/tracer.c); here it only gets its entry."""
+        group = thread_group(tid)
+        self.ring.put(Op.SYS_REFUSED, 0, 0, group, tid, -1, errno.EAGAIN, _NO_RULE, 0, b"limit:pids", b"")
 
     def _exec(self, tid: int, _former: int) -> None:
         """The new image, before its first instruction: the object the kernel really loaded must be one the policy lets
