@@ -15,16 +15,29 @@ if TYPE_CHECKING:
     from akbox.linux.result import RunResult
     from akbox.linux.run import Run
     from akbox.linux.sandbox import Sandbox
-    from akbox.policy.check import PolicyError
+    from akbox.policy.check import PolicyError, Problem
+    from akbox.policy.explain import Explanation
     from akbox.policy.model import Policy
 
 __version__ = "0.1.0"
-__all__ = ["CannotRun", "Policy", "PolicyError", "Run", "RunResult", "Sandbox", "__version__"]
+__all__ = [
+    "CannotRun",
+    "Explanation",
+    "Policy",
+    "PolicyError",
+    "Problem",
+    "Run",
+    "RunResult",
+    "Sandbox",
+    "__version__",
+]
 
 _HOMES = {
     "CannotRun": "akbox.linux.errors",
+    "Explanation": "akbox.policy.explain",
     "Policy": "akbox.policy.model",
     "PolicyError": "akbox.policy.check",
+    "Problem": "akbox.policy.check",
     "Run": "akbox.linux.run",
     "RunResult": "akbox.linux.result",
     "Sandbox": "akbox.linux.sandbox",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,6 @@ from akbox.cli.output import EXIT_FAILED, EXIT_USAGE, Failure, columns, emit_jso
 if TYPE_CHECKING:
     from akbox.policy.compile import CompiledPolicy
     from akbox.policy.model import Policy
-
-_PATH_EFFECTS = ("fs.", "spawn", "net.unix")
 
 
 def explain_policy(
@@ -45,27 +42,15 @@ def explain_policy(
 
 
 def _compile(policy: Policy, cwd: Path, command: str | None, state_dir: str | None) -> CompiledPolicy:
-    """As a run started here would; the run's private TMPDIR has a stand-in, as it does not exist yet."""
+    """As a run of `command` started here would."""
     from akbox.linux.errors import CannotRun
     from akbox.linux.runtime import Needs, runtime_needs
     from akbox.policy.check import PolicyError
-    from akbox.policy.compile import Context, compile_policy
-    from akbox.policy.inuse import policy_names
-    from akbox.policy.linked import with_links
-    from akbox.rundir import state_root
+    from akbox.policy.explain import compile_here
 
     try:
         needs = runtime_needs([command], str(cwd), os.environ, policy.runtime) if command else Needs("", "/usr", ())
-        context = Context(
-            workdir=str(cwd),
-            home=os.path.expanduser("~"),
-            tmp=os.path.join(os.path.realpath(tempfile.gettempdir()), "akbox-RUN"),
-            prefix=needs.prefix,
-            state_dirs=(str(state_root(state_dir)),),
-            policy_files=policy_names(policy),
-            runtime_grants=needs.grants,
-        )
-        return compile_policy(policy, with_links(policy, context))
+        return compile_here(policy, str(cwd), prefix=needs.prefix, runtime_grants=needs.grants, state_dir=state_dir)
     except CannotRun as error:
         raise Failure(error.message, fix=error.hint, exit_code=error.exit_code) from error
     except PolicyError as error:
@@ -73,13 +58,11 @@ def _compile(policy: Policy, cwd: Path, command: str | None, state_dir: str | No
 
 
 def _one_effect(compiled: CompiledPolicy, op: str, target: str, cwd: Path, as_json: bool) -> int:
-    from akbox.policy.explain import explain
+    from akbox.policy.explain import explain_at
     from akbox.policy.patterns import PatternError
 
-    if op.startswith(_PATH_EFFECTS) and not target.startswith("unix:"):
-        target = os.path.realpath(cwd / target)  # names are judged by what they lead to
     try:
-        found = explain(compiled, op, target)
+        found = explain_at(compiled, op, target, str(cwd))
     except PatternError as error:
         raise Failure(error.message, fix=error.hint, exit_code=EXIT_USAGE) from error
     if as_json:

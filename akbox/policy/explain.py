@@ -5,11 +5,14 @@ And for one effect the rule that decides, by the same engine that enforces.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from akbox.policy.compile import compile_policy
 from akbox.policy.compiled import CompiledPolicy, Verdict
 from akbox.policy.effects import (
     CALL_SPAWN,
@@ -23,10 +26,14 @@ from akbox.policy.effects import (
     TOOL,
     WASM,
 )
+from akbox.policy.inuse import policy_names
 from akbox.policy.landlock import LandlockPlan, landlock_plan
+from akbox.policy.linked import with_links
 from akbox.policy.matcher import ALLOW, ASK, DENY, EXEC, READ, WRITE
+from akbox.policy.model import Policy
 from akbox.policy.patterns import PatternError, did_you_mean, show
-from akbox.policy.rules import Rule
+from akbox.policy.rules import Context, Grant, Rule
+from akbox.rundir import state_root
 
 # What people ask for: the name of a section, as an op and need bits.
 EFFECTS: dict[str, tuple[int, int]] = {
@@ -43,6 +50,7 @@ EFFECTS: dict[str, tuple[int, int]] = {
     "infer": (INFER, 0),
     "spawn": (CALL_SPAWN, 0),
 }
+_PATH_EFFECTS = ("fs.", "spawn", "net.unix")
 WORDS = {DENY: "denied", ALLOW: "allowed", ASK: "waits for approval"}
 NEED_WORDS = ((READ, "read"), (WRITE, "write"), (EXEC, "exec"))
 
@@ -78,6 +86,35 @@ def explain(compiled: CompiledPolicy, effect: str, target: str) -> Explanation:
     if effect == "net.unix" and not target.startswith("unix:"):
         target = f"unix:{target}"
     return explanation(effect, target, compiled.decide(op, target, need=need))
+
+
+def compile_here(
+    policy: Policy,
+    cwd: str,
+    *,
+    prefix: str = "/usr",
+    runtime_grants: tuple[Grant, ...] = (),
+    state_dir: str | os.PathLike[str] | None = None,
+) -> CompiledPolicy:
+    """As a run that starts in `cwd` (canonical) now would have it; its private TMPDIR, which does not exist yet, has a
+    stand-in. Raises PolicyError, StateError."""
+    context = Context(
+        workdir=cwd,
+        home=os.path.expanduser("~"),
+        tmp=os.path.join(os.path.realpath(tempfile.gettempdir()), "akbox-RUN"),
+        prefix=prefix,
+        state_dirs=(str(state_root(state_dir)),),
+        policy_files=policy_names(policy),
+        runtime_grants=runtime_grants,
+    )
+    return compile_policy(policy, with_links(policy, context))
+
+
+def explain_at(compiled: CompiledPolicy, effect: str, target: str, cwd: str) -> Explanation:
+    """explain() of a path as people write it: relative to `cwd`, and judged by what it leads to."""
+    if effect.startswith(_PATH_EFFECTS) and not target.startswith("unix:"):
+        target = os.path.realpath(os.path.join(cwd, target))
+    return explain(compiled, effect, target)
 
 
 def explanation(effect: str, target: str, verdict: Verdict) -> Explanation:

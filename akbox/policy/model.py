@@ -6,11 +6,18 @@ empty only where it says so (fs.exec); everywhere else both grant nothing.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import os
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from akbox.policy.source import Source
+from akbox.policy.source import Source, Syntax
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from akbox.policy.check import Problem
+    from akbox.policy.explain import Explanation
 
 POLICY_VERSION = "1.0"
 POLICY_BYTES_MAX = 1 << 20
@@ -169,7 +176,7 @@ class Audit(Section, frozen=True):
 
 class Policy(Section, frozen=True):
     """One policy file. `profiles` are joined to it when it is compiled; `source` is where it was read, not part of
-    it."""
+    it. The methods are the library's way to the functions of load.py and explain.py."""
 
     version: Literal["1.0"]
     profiles: tuple[ProfileName, ...] = ()
@@ -188,3 +195,50 @@ class Policy(Section, frozen=True):
     heap: Heap = field(default_factory=Heap)
     audit: Audit = Audit()
     source: Source | None = None
+
+    @staticmethod
+    def load(path: str | PathLike[str]) -> Policy:
+        """Read a policy file (.json is JSON, anything else TOML). A run under it protects the file. Raises PolicyError
+        with every problem, or OSError when it can't be read."""
+        from akbox.policy.load import load
+
+        return load(path)
+
+    @staticmethod
+    def parse(text: str, *, syntax: Syntax = "toml", name: str = "policy") -> Policy:
+        """Parse policy text; `name` is what problems call it. Raises PolicyError."""
+        from akbox.policy.load import parse
+
+        return parse(text, syntax=syntax, name=name)
+
+    @staticmethod
+    def check(path: str | PathLike[str]) -> list[Problem]:
+        """What is wrong with a policy file, in the order of its lines; empty when it is valid. Raises OSError when it
+        can't be read."""
+        from akbox.policy.check import PolicyError
+        from akbox.policy.load import load
+
+        try:
+            load(path)
+        except PolicyError as error:
+            return error.problems
+        return []
+
+    def explain(
+        self,
+        op: str,
+        target: str,
+        *,
+        cwd: str | PathLike[str] | None = None,
+        state_dir: str | PathLike[str] | None = None,
+    ) -> Explanation:
+        """Would a run that starts in `cwd` (default: here) now be allowed `op` on `target`, and by which rule?
+
+        op: "fs.read", "fs.write", "fs.exec", "net.connect", …, as `akbox policy explain --op` takes them. target: a
+        path, relative to cwd and followed through symbolic links, or an endpoint ("ip:10.0.0.1:443"). What the launched
+        command itself needs is not counted in. Raises PatternError (a ValueError) for an op that is none, PolicyError.
+        """
+        from akbox.policy.explain import compile_here, explain_at
+
+        folder = os.path.realpath(os.getcwd() if cwd is None else cwd)
+        return explain_at(compile_here(self, folder, state_dir=state_dir), op, target, folder)
