@@ -65,7 +65,7 @@ def _denial_lines(denial: Denial, policy: Policy) -> list[str]:
     times = f"  ({denial.count} times)" if denial.count > 1 else ""
     why, fix = [denial.message] if denial.message else [], (denial.suggested_fix or "").splitlines()
     if denial.op == SYS_REFUSED:
-        why, fix = [_call_reason(denial), "no policy allows it"], []
+        why, fix = [_call_reason(denial)], []
     elif not any(_LINE.fullmatch(text) or text.startswith("remove ") for text in fix):
         why, fix = [*why, *(text for text in fix if text not in why)], []  # words, not a line to add
     lines = [f"  {paint(denial.op, 'yellow', sys.stderr)} {printable(denial.target)}{times}"]
@@ -118,10 +118,13 @@ def _call_reason(denial: Denial) -> str:
     from akbox.linux.syscalls import reason_of
 
     arch, number = _call(denial)
-    if number is not None:
-        return reason_of(arch, number)
     kind, _, name = denial.target.partition(":")
-    return f"option {name} of prctl(2) is not known to be harmless" if kind == "prctl" else denial.message
+    if kind == "limit":
+        return f"the run has as many as limits.{name} allows (raise it with --limit {name}=…)"
+    if number is not None:
+        return f"{reason_of(arch, number)}; no policy allows it"
+    reason = f"option {name} of prctl(2) is not known to be harmless" if kind == "prctl" else denial.message
+    return f"{reason}; no policy allows it"
 
 
 def _call(denial: Denial) -> tuple[str, int | None]:

@@ -260,7 +260,8 @@ def test_on_behalf_grants_only_what_the_agents_own_calls_do() -> None:
     _, paths, _ = plan_of(
         'runtime = "none"\nfs.read = ["/a/**"]\nfs.write = ["/w/**"]\nfs.exec = ["/x/**", "/y"]', on_behalf=True
     )
-    assert paths == {"/a/**": ("READ_DIR",), "/x/**": ("EXECUTE", "READ_FILE"), "/y": ("EXECUTE", "READ_FILE")}
+    reads = ("READ_FILE", "READ_DIR")  # what Landlock holds exactly, the kernel may open itself
+    assert paths == {"/a/**": reads, "/x/**": ("EXECUTE", "READ_FILE"), "/y": ("EXECUTE", "READ_FILE")}
 
 
 def test_rights_follow_the_abi() -> None:
