@@ -152,8 +152,8 @@ class Tracer:
 
     count: int
     def __init__(self, trapped: bytes, trace_seccomp: bool, max_processes: int = 0) -> None:
-        """trapped: one bit (little-endian) for each call number that the filter gives to the listener. max_processes: at
-        one time, 0 for no limit; one more gets EAGAIN and STOP_TOO_MANY is reported."""
+        """trapped: one bit (little-endian) for each call number that the filter gives to the listener. max_processes:
+        at one time, 0 for no limit; one more gets EAGAIN and STOP_TOO_MANY is reported."""
     def seize(self, pid: int) -> None: ...
     def wait(self, block: bool = True) -> tuple[int, int, int]:
         """(kind STOP_*, tid, value): value is the call number, the former tid of an exec, the stop signal or the main
