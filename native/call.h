@@ -146,6 +146,7 @@ extern const struct ak_handler_entry ak_mutate_handlers[];      /* call_mutate.c
 extern const struct ak_handler_entry ak_attr_handlers[];        /* call_attr.c:   chmod, chown, utimes, xattr (also by descriptor) */
 extern const struct ak_handler_entry ak_meta_handlers[];        /* call_meta.c:   strict metadata: stat, access, readlink, ..., inotify_add_watch */
 extern const struct ak_handler_entry ak_net_handlers[];         /* call_net.c:    connect, bind, listen, sendto, sendmsg, sendmmsg */
+extern const struct ak_handler_entry ak_pty_handlers[];         /* call_pty.c:    ioctl */
 extern const struct ak_handler_entry ak_misc_handlers[];        /* call_misc.c:   prctl, kill family, sched and limits on other tasks */
 
 #endif

@@ -134,6 +134,8 @@ static int judge(struct ak_call *c, const struct request *r, const struct ak_obj
 		error = ak_record(c, AK_OP_OPEN, AK_DENY, need, AK_NO_RULE, need, EACCES, r->flags, o->path, NULL);
 		return error < 0 ? error : -EACCES;
 	}
+	if (ak_pty_of_run(c, o))
+		return ak_judge_pty(c, need, o->path, o->len, r->flags);
 	return ak_judge_fs(c, AK_OP_OPEN, need, o->path, o->len, r->flags);
 }
 

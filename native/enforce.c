@@ -326,7 +326,7 @@ static void join_tables(struct ak_enforcer *e, const uint32_t *refusals, size_t 
 {
 	const struct ak_handler_entry *tables[] = {
 		ak_open_handlers, ak_exec_handlers, ak_mutate_handlers, ak_attr_handlers,
-		ak_meta_handlers, ak_net_handlers, ak_misc_handlers,
+		ak_meta_handlers, ak_net_handlers, ak_pty_handlers, ak_misc_handlers,
 	};
 	for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
 		for (const struct ak_handler_entry *h = tables[i]; h->nr >= 0; h++)
@@ -348,7 +348,8 @@ struct ak_enforcer *ak_enforcer_new(const struct ak_enforcer_config *config, con
 	e->next_cookie = 1;
 	e->proc_dir = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	e->proc_fd_dir = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (e->proc_dir < 0 || e->proc_fd_dir < 0) {
+	e->ptys = ak_ptys_new();
+	if (e->proc_dir < 0 || e->proc_fd_dir < 0 || !e->ptys) {
 		int error = errno;
 		ak_enforcer_free(e);
 		errno = error;
@@ -407,6 +408,7 @@ void ak_enforcer_free(struct ak_enforcer *e)
 		close(e->proc_dir);
 	if (e->proc_fd_dir >= 0)
 		close(e->proc_fd_dir);
+	ak_ptys_free(e->ptys);
 	free(e->names);
 	free(e->kernel_reads);
 	free(e);

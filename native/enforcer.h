@@ -48,6 +48,8 @@ struct ak_counters {
 	atomic_ullong calls, allowed, denied, continued, installed, blocked, upcalls, gone;
 };
 
+struct ak_ptys;
+
 struct ak_enforcer {
 	struct ak_enforcer_config config;
 	ak_handler *handlers[AK_SYSCALL_MAX];
@@ -59,6 +61,7 @@ struct ak_enforcer {
 	int proc_dir;                           /* O_PATH of /proc */
 	int proc_fd_dir;                        /* O_PATH of /proc/self/fd */
 	struct ak_counters counters;
+	struct ak_ptys *ptys;                   /* call_pty.c; has a lock of its own */
 
 	pthread_mutex_t lock;                   /* guards the fields below */
 	pthread_cond_t changed;                 /* broadcast when one of them changes */
@@ -93,6 +96,10 @@ bool ak_thread_prepare(const char *name);
 bool ak_status_in_run(struct ak_call *c, int dir, const char *status_path);
 /* enforce.c: has this thread an fs struct (umask, cwd) of its own? */
 bool ak_thread_has_own_fs(void);
+
+/* call_pty.c. NULL: out of memory. */
+struct ak_ptys *ak_ptys_new(void);
+void ak_ptys_free(struct ak_ptys *p);
 
 /* upcall.c: calls that wait for the Python side */
 bool ak_is_authority_door(const struct ak_stop *stop);

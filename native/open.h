@@ -14,6 +14,12 @@ int ak_open_fifo(struct ak_call *c, int object, unsigned flags);
 /* A character device other than memory: never waits for a carrier; /dev/tty is the agent's terminal, not ours. */
 int ak_open_device(struct ak_call *c, const struct ak_object *o, unsigned flags);
 
+/* call_pty.c: a master was opened for the run; is this the slave of such a master that somebody still holds? Its opening is
+ * judged, and recorded under its own `path`, by the rule that gave the master, unless a rule refuses or asks for `path`. */
+void ak_pty_opened(struct ak_call *c, const struct ak_object *node, int master);
+bool ak_pty_of_run(struct ak_call *c, const struct ak_object *o);
+int ak_judge_pty(struct ak_call *c, unsigned need, const char *path, size_t len, uint64_t arg);
+
 /* open_quick.c: quick ways for an absolute path without RESOLVE_* flags. True: answered in `out`; false: nothing was
  * recorded, take the long way. ak_known_add() remembers an object that was just opened under `path`. */
 bool ak_open_granted(struct ak_call *c, const char *path, size_t len, unsigned flags, struct ak_outcome *out);

@@ -15,6 +15,7 @@
 #define WAIT_MAX_MS 16u                 /* between two looks for the other end */
 #define TTY_MAJOR 4
 #define TTYAUX_MAJOR 5                  /* 5:0 is /dev/tty */
+#define PTMX_MINOR 2
 #define PTS_MAJOR 136
 #define SERIAL_MINOR 64                 /* 4:64 is /dev/ttyS0 */
 
@@ -142,5 +143,7 @@ int ak_open_device(struct ak_call *c, const struct ak_object *o, unsigned flags)
 {
 	bool is_tty = o->st.st_rdev == makedev(TTYAUX_MAJOR, 0);
 	int fd = is_tty ? open_own_terminal(c, flags) : ak_reopen(c, o->fd, flags | O_NONBLOCK);
+	if (fd >= 0 && o->st.st_rdev == makedev(TTYAUX_MAJOR, PTMX_MINOR))
+		ak_pty_opened(c, o, fd);
 	return fd < 0 || (flags & O_NONBLOCK) ? fd : make_blocking(fd);
 }

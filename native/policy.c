@@ -278,6 +278,21 @@ struct ak_verdict ak_policy_fs(const struct ak_policy *p, unsigned need, const c
 	return judge(p, need, path, len, D_FS);
 }
 
+bool ak_policy_refuses(const struct ak_policy *p, unsigned need, const char *path, size_t len)
+{
+	struct live l;
+	struct found f;
+
+	walk(p, &l, path, len);
+	if (l.over)
+		return true;
+	collect(p, &l, &f, D_FS);
+	for (unsigned bit = 0; bit < 3; bit++)
+		if ((need & (1u << bit)) && (f.wide[E_DENY][bit] != AK_NO_RULE || f.wide[E_ASK][bit] != AK_NO_RULE))
+			return true;
+	return false;
+}
+
 struct ak_verdict ak_policy_unix(const struct ak_policy *p, const char *path, size_t len)
 {
 	return judge(p, AK_WRITE, path, len, D_UNIX);

@@ -35,6 +35,9 @@ void ak_policy_free(struct ak_policy *p);
 /* May `path` be used with all of the `need` bits? deny > approve > allow. */
 struct ak_verdict ak_policy_fs(const struct ak_policy *p, unsigned need, const char *path, size_t len);
 
+/* Does a rule refuse one of the `need` bits on `path`, or ask about it? Not: does no rule allow them. */
+bool ak_policy_refuses(const struct ak_policy *p, unsigned need, const char *path, size_t len);
+
 /* The need bits that ak_policy_fs() would allow, in one pass. */
 unsigned ak_policy_rights(const struct ak_policy *p, const char *path, size_t len);
 

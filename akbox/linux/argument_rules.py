@@ -104,10 +104,11 @@ def _fcntl(plan: FilterPlan) -> Rules:
 
 
 # The low 16 bits of an ioctl command are its type and number; direction and size above them do not change what it does.
-_IOCTL_REFUSED: tuple[tuple[int, int], ...] = (
+_IOCTL_TRAPPED: tuple[tuple[int, int], ...] = (
     (0x5412, 0x5412),  # TIOCSTI: types into the terminal (CVE-2017-5226)
     (0x541C, 0x541D),  # TIOCLINUX: pastes into a console (CVE-2023-1523); TIOCCONS
     (0x5423, 0x5423),  # TIOCSETD: loads line disciplines
+    (0x5441, 0x5441),  # TIOCGPTPEER: not refused, but done by the enforcer (native/call_pty.c)
     (0x5800, 0x581E),  # 'X': FS_IOC_FSSETXATTR and XFS calls work on read-only descriptors of one's own files;
     (0x5820, 0x58FF),  #      FS_IOC_FSGETXATTR (1f) only reads
     (0x6600, 0x6600),  # 'f': FS_IOC_SETFLAGS, verity and encryption set attributes through read-only descriptors;
@@ -127,7 +128,7 @@ _IOCTL_OWNER = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP: as F_SETOWN
 
 
 def _ioctl(plan: FilterPlan) -> Rules:
-    refused = _IOCTL_REFUSED if plan.signals_scoped else (*_IOCTL_REFUSED, _IOCTL_OWNER)
+    refused = _IOCTL_TRAPPED if plan.signals_scoped else (*_IOCTL_TRAPPED, _IOCTL_OWNER)
     allowed, start = [], 0
     for low, high in sorted(refused):
         if start < low:

@@ -217,8 +217,8 @@ GROUPS: tuple[Group, ...] = (
         "setsockopt 54 208",
     ),
     Group(
-        Action.REFUSE,
-        errno.EPERM,
+        Action.TRAP,
+        0,
         "terminal injection, line disciplines, file flags and subvolumes change things no policy is asked about",
         "ioctl 16 29",
     ),

@@ -38,7 +38,7 @@ ALWAYS_DENIED: tuple[tuple[str, int, str], ...] = (
 # Everything in /dev is granted by exact path only, apart from these: they hold nothing and reach nobody else.
 GUARDED_DEVICES = "/dev/*/**"
 SAFE_DEVICES = (
-    *(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx")),
+    *(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts/ptmx")),
     "/dev/fd/**",
     "/dev/shm/**",  # memory files, not devices
 )

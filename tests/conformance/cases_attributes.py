@@ -147,6 +147,25 @@ def _untouched_full(world: World, result: Result) -> None:
     assert Path("/dev/full").is_char_device()
 
 
+PTMX: dict[str, object] = {"fs.read": ["/dev/ptmx", "/dev/pts/ptmx"], "fs.write": ["/dev/ptmx", "/dev/pts/ptmx"]}
+OWN_PTY = """
+import os, tty
+master, slave = os.openpty()
+tty.setraw(slave)
+again = os.open(os.ttyname(slave), os.O_RDWR | os.O_NOCTTY)
+os.write(slave, b'x'); first = os.read(master, 1)
+os.write(again, b'y'); print(first, os.read(master, 1))
+"""
+OTHER_PTS = """
+import errno, os
+answers = set()
+for name in (f'/dev/pts/{number}' for number in range(4096)):
+    try: os.close(os.open(name, os.O_RDWR | os.O_NOCTTY)); answers.add('opened ' + name)
+    except FileNotFoundError: pass
+    except OSError as error: answers.add(errno.errorcode[error.errno])
+print(sorted(answers))
+"""
+
 DEVICES = [
     Case("F62-null", "/dev/null", sh("echo x > /dev/null && cat /dev/null"), ok()),
     Case("F62-full", "/dev/full is full", sh("/bin/echo x > /dev/full"), Expect(errnos=("ENOSPC",)),
@@ -157,6 +176,9 @@ DEVICES = [
     Case("F62-tty-none", "/dev/tty without a terminal", sh("echo x > /dev/tty"), Expect(errnos=("ENXIO",)),
          Control(exit=None, errnos=("ENXIO",))),
     Case("F62-tty", "/dev/tty with one", sh("echo seen > /dev/tty && tty"), ok("/dev/"), control=None, terminal=True),
+    Case("F62-pty", "both ends of a pseudo-terminal of its own", py(OWN_PTY), ok("b'x' b'y'"), policy=PTMX),
+    Case("F62-pts", "and no other terminal by name", py(OTHER_PTS), ok("['EACCES']"), control=None, policy=PTMX,
+         terminal=True),
     Case("F62-other", "another device", sh("cat /dev/ptmx"), Expect(errnos=("EACCES",), entry=Entry("fs.open")),
          control=None, timeout_s=20),
 ]  # fmt: skip
