@@ -48,9 +48,23 @@ def main() -> int:
 def _call() -> int:
     args = sys.argv[1:]
     if args[:1] == ["run"]:
+        _import_msgspec()
         from akbox.cli.run import main as run
 
         return run(args[1:])
     from akbox.cli.group import call
 
     return call()
+
+
+def _import_msgspec() -> None:
+    """msgspec takes two names from `typing_extensions` where that is installed, and the same ones from `typing` where
+    it is not. The former loads `inspect`, `ast` and `tokenize` with it, a tenth of a short run; so here it is not."""
+    name = "typing_extensions"
+    if name in sys.modules:
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # importlib's own sign for what cannot be imported
+    try:
+        import msgspec  # noqa: F401
+    finally:
+        del sys.modules[name]

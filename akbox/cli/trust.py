@@ -6,10 +6,10 @@ policy that is found rather than named counts only after the user has said so fo
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
+from akbox._native import sha256
 from akbox.rundir import state_root
 
 NAMES = ("akbox.toml", "akbox.json")
@@ -17,7 +17,7 @@ NAMES = ("akbox.toml", "akbox.json")
 
 def digest(path: Path, content: bytes) -> str:
     """What is trusted: SHA-256 of the real path, a NUL and the content, in hex."""
-    return hashlib.sha256(os.fsencode(path) + b"\0" + content).hexdigest()
+    return sha256(os.fsencode(path) + b"\0" + content).hex()
 
 
 def is_trusted(path: Path, content: bytes, root: Path) -> bool:

@@ -6,11 +6,11 @@ anew and compares bytes, and there is no bit of the file that could change unsee
 
 import struct
 import time
-from hashlib import sha256
 from typing import Any
 
 import msgspec
 
+from akbox._native import sha256
 from akbox.kernel.canonical import canonical
 
 PACKED = struct.Struct("<Q16s16sH32s32s")
@@ -91,9 +91,9 @@ def render(draft: Draft, *, seq: int, run: bytes, prev: bytes) -> tuple[bytes, b
         "ts": ts,
     }
     res = canonical(draft.res)
-    req_hash = sha256(canonical(draft.req | fields)).digest()
-    res_hash = sha256(res).digest()
-    this = sha256(prev + PACKED.pack(seq, draft.agent, run, draft.op, req_hash, res_hash)).digest()
+    req_hash = sha256(canonical(draft.req | fields))
+    res_hash = sha256(res)
+    this = sha256(prev + PACKED.pack(seq, draft.agent, run, draft.op, req_hash, res_hash))
     line = (
         b'{"seq":%d,"ts":"%s","agent":"%s","run":"%s","op":%d,"name":%s,"target":%s,"decision":"%s","stage":%s,"rule":%s,'
         b'"trace":"%s","pid":%d,"req":%s,"res":%s,"req_hash":"%s","res_hash":"%s","prev_hash":"%s","this_hash":"%s"}\n'

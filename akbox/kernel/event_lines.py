@@ -5,10 +5,10 @@ The bytes are those that `entry.render` gives for `event_draft(event)`; a test h
 """
 
 from collections.abc import Sequence
-from hashlib import sha256
 
 import msgspec
 
+from akbox._native import sha256
 from akbox.kernel.canonical import MAX_SAFE_INT
 from akbox.kernel.entry import PACKED, Draft, timestamp, trace_id
 from akbox.kernel.events import ALLOW, DECISION_NAMES, NEED_NAMES, NO_RULE, Event
@@ -118,8 +118,8 @@ class EventRenderer:
                 f'{{{arg}"decision":"{decision}",{last}"name":"{name}",{need}"pid":{e.tgid},{raw}"rule":{rule},'
                 f'"stage":{stage},"target":{target},{tail},"ts":"{ts}"}}'
             )
-            req_hash = sha256(hashed.encode()).digest()
-            this = sha256(prev + pack(seq, agent, run, e.op, req_hash, res_hash)).digest()
+            req_hash = sha256(hashed.encode())
+            this = sha256(prev + pack(seq, agent, run, e.op, req_hash, res_hash))
             this_hex = this.hex()
             lines.append(
                 f'{{"seq":{seq},"ts":"{ts}",{who}{e.op},"name":"{name}","target":{target},"decision":"{decision}",'
@@ -141,7 +141,7 @@ class EventRenderer:
 
     def _result(self, error: int) -> tuple[str, bytes, str]:
         body = f'{{"errno":{error}}}'
-        digest = sha256(body.encode()).digest()
+        digest = sha256(body.encode())
         return self._results.setdefault(error, (body, digest, digest.hex()))
 
     @staticmethod

@@ -7,10 +7,10 @@ What is counted but not in the log yet is kept in a small file beside it, so tha
 import os
 import struct
 from collections.abc import Iterable, Sequence
-from hashlib import sha256
 
 import msgspec
 
+from akbox._native import sha256
 from akbox.kernel.events import ALLOW, RECORD, Event, EventError, pack_event, parse_events
 
 WINDOW_NS = 1_000_000_000
@@ -104,7 +104,7 @@ class FloodFilter:
             for w in self._windows.values()
             if w.pending
         )
-        data = _HEAD.pack(MAGIC, len(payload), sha256(payload).digest()) + payload
+        data = _HEAD.pack(MAGIC, len(payload), sha256(payload)) + payload
         if os.pwrite(self._fd, data, 0) != len(data):
             raise OSError(28, "short write of the pending counts")
         self._changed = False
@@ -140,7 +140,7 @@ def read_pending(data: bytes) -> Sequence[Event]:
         raise EventError("the pending file is cut")
     magic, length, digest = _HEAD.unpack_from(data)
     payload = data[_HEAD.size : _HEAD.size + length]
-    if magic != MAGIC or len(payload) != length or sha256(payload).digest() != digest:
+    if magic != MAGIC or len(payload) != length or sha256(payload) != digest:
         raise EventError("the pending file is damaged")
     out: list[Event] = []
     offset = 0

@@ -12,9 +12,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from akbox._native import sha256
 from akbox.kernel.audit import AuditError, AuditLog
 from akbox.kernel.budget import NAMES, Ledger, limits_of
 from akbox.kernel.codes import CallError, Code
@@ -146,7 +146,7 @@ class Kernel:
         """The run's first entry: what `info` says (command, …), the policy's hash and akbox's version."""
         from akbox import __version__
 
-        digest = sha256(self.policy.to_json()).hexdigest()
+        digest = sha256(self.policy.to_json()).hex()
         self._lifecycle("start", {"akbox": __version__, "policy_hash": digest, **info}, {})
 
     def finish(self, info: Mapping[str, Any]) -> None:

@@ -4,9 +4,10 @@ A leaf's data is the entry's 32-byte this_hash, which commits to the entry and t
 """
 
 from collections.abc import Iterable, Sequence
-from hashlib import sha256
 
-EMPTY_ROOT = sha256(b"").digest()
+from akbox._native import merkle_extend, sha256
+
+EMPTY_ROOT = sha256(b"")
 
 
 class MerkleTree:
@@ -17,10 +18,10 @@ class MerkleTree:
         self._edge: list[bytes] = []
 
     def append(self, data: bytes) -> None:
-        node, size = sha256(b"\0" + data).digest(), self.size
+        node, size = sha256(b"\0" + data), self.size
         edge = self._edge
         while size & 1:
-            node = sha256(b"\1" + edge.pop() + node).digest()
+            node = sha256(b"\1" + edge.pop() + node)
             size >>= 1
         edge.append(node)
         self.size += 1
@@ -30,8 +31,6 @@ class MerkleTree:
         if len(hashes) == 32:
             self.append(hashes)
             return
-        from akbox._native import merkle_extend
-
         edge = merkle_extend(b"".join(self._edge), self.size, hashes)
         self._edge = [edge[i : i + 32] for i in range(0, len(edge), 32)]
         self.size += len(hashes) // 32
@@ -42,7 +41,7 @@ class MerkleTree:
             return EMPTY_ROOT
         node = self._edge[-1]
         for left in reversed(self._edge[:-1]):
-            node = sha256(b"\1" + left + node).digest()
+            node = sha256(b"\1" + left + node)
         return node
 
 
@@ -70,15 +69,15 @@ def root_from_path(data: bytes, index: int, size: int, path: Sequence[bytes]) ->
     """The root that `path` leads to from leaf `index` of `size` (RFC 9162 2.1.3.2), or None when it can't be one."""
     if not 0 <= index < size:
         return None
-    node, position, last = sha256(b"\0" + data).digest(), index, size - 1
+    node, position, last = sha256(b"\0" + data), index, size - 1
     for sibling in path:
         if last == 0:
             return None
         if position & 1 or position == last:
-            node = sha256(b"\1" + sibling + node).digest()
+            node = sha256(b"\1" + sibling + node)
             while not position & 1 and position:
                 position, last = position >> 1, last >> 1
         else:
-            node = sha256(b"\1" + node + sibling).digest()
+            node = sha256(b"\1" + node + sibling)
         position, last = position >> 1, last >> 1
     return node if last == 0 else None

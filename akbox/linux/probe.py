@@ -5,7 +5,6 @@ long as the boot, the binaries, and what confines this process stay the same. Wh
 found is hostcheck.py's to say.
 """
 
-import hashlib
 import json
 import os
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from akbox._native import sha256
 from akbox.linux.layers import Layer
 from akbox.linux.ruleset import missing_layers
 
@@ -172,7 +172,7 @@ def _situation() -> str:
         _text("/proc/sys/kernel/yama/ptrace_scope"),
         *(_link(f"/proc/self/ns/{name}") for name in ("user", "pid", "mnt")),
     ]
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+    return sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hex()
 
 
 def _identity(path: str) -> str:

@@ -7,11 +7,11 @@ with ldconfig and a compiler). So it is kept in the state directory, by what it 
 from __future__ import annotations
 
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 
+from akbox._native import sha256
 from akbox.linux.argument_rules import FilterPlan
 from akbox.linux.remembered import recall, remember
 
@@ -47,10 +47,9 @@ def program(plan: FilterPlan, state_dir: Path | None = None) -> Program:
 
 def _key(plan: FilterPlan) -> str:
     """The plan, and every line of code that had a part in the result."""
-    digest = sha256(repr(plan).encode())
-    for name in _SOURCES:
-        digest.update(Path(__file__).with_name(name).read_bytes())
-    return digest.hexdigest()
+    here = Path(__file__)
+    sources = b"".join(here.with_name(name).read_bytes() for name in _SOURCES)
+    return sha256(repr(plan).encode() + b"\0" + sources).hex()
 
 
 def _make(plan: FilterPlan) -> Program:

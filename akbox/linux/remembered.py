@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
+
+from akbox._native import sha256  # OpenSSL's takes milliseconds to load
 
 _DIGEST_BYTES = 32
 _BYTES_MAX = 1 << 22
@@ -27,7 +28,7 @@ def recall(path: Path) -> bytes | None:
             return None
         content = file.read(_BYTES_MAX)
     data = content[_DIGEST_BYTES:]
-    return data if sha256(data).digest() == content[:_DIGEST_BYTES] else None
+    return data if sha256(data) == content[:_DIGEST_BYTES] else None
 
 
 def remember(path: Path, data: bytes) -> None:
@@ -40,7 +41,7 @@ def remember(path: Path, data: bytes) -> None:
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with open(fd, "wb") as file:
-                file.write(sha256(data).digest() + data)
+                file.write(sha256(data) + data)
             os.rename(fresh, path)
         except BaseException:
             with suppress(OSError):

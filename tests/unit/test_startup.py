@@ -19,12 +19,12 @@ from akbox.policy.model import Policy
 # One `akbox run -- true` in this process; prints the modules that were loaded at the launch and at the end.
 RUN = """
 import json, sys
-from akbox.linux.run import Run
-seen, launch = {}, Run._launch
-def recorded(self):
+from akbox import _native
+seen, launch = {}, _native.launch
+def recorded(**arguments):
     seen["launch"] = sorted(sys.modules)
-    return launch(self)
-Run._launch = recorded
+    return launch(**arguments)
+_native.launch = recorded
 from akbox.cli.main import main
 sys.argv = ["akbox", "run", "-q", "-p", "default", "--state-dir", sys.argv[1], "--", "true"]
 code = main()
@@ -32,9 +32,10 @@ seen["end"] = sorted(sys.modules)
 print(json.dumps(seen))
 sys.exit(code)
 """
-# `inspect` and `platform` would be here if msgspec did not load them.
+# `platform` would be here if msgspec did not load it.
 NEVER = {
     *("asyncio", "concurrent.futures", "logging", "socket", "ssl", "subprocess", "selectors", "multiprocessing"),
+    *("inspect", "ast", "typing_extensions", "hashlib"),
     *("dataclasses", "tempfile", "shutil", "secrets", "random", "ctypes", "sqlite3", "difflib", "glob"),
     *("click", "rich", "jsonschema", "jsonpatch", "jsonpointer", "pyseccomp", "ptrace"),
     *("akbox.kernel.pipeline", "akbox.kernel.heap", "akbox.linux.filter", "akbox.linux.syscalls_table"),
