@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from akbox._native import sha256
 from akbox.kernel.canonical import canonical
+from akbox.kernel.digest import sha256
 
 PACKED = struct.Struct("<Q16s16sH32s32s")
 """What is chained: seq u64, agent, run, op u16, req_hash, res_hash; little-endian, no padding, 106 bytes."""

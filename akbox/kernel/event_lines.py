@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from akbox._native import sha256
 from akbox.kernel.canonical import MAX_SAFE_INT
+from akbox.kernel.digest import sha256
 from akbox.kernel.entry import PACKED, Draft, timestamp, trace_id
 from akbox.kernel.events import ALLOW, DECISION_NAMES, NEED_NAMES, NO_RULE, Event
 from akbox.kernel.ops import op_name

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from akbox._native import sha256
+from akbox.kernel.digest import sha256
 from akbox.kernel.events import ALLOW, RECORD, Event, EventError, pack_event, parse_events
 
 WINDOW_NS = 1_000_000_000

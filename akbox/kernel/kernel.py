@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from akbox._native import sha256
 from akbox.kernel.audit import AuditError, AuditLog
 from akbox.kernel.budget import NAMES, Ledger, limits_of
 from akbox.kernel.codes import CallError, Code
+from akbox.kernel.digest import sha256
 from akbox.kernel.effect import AgentId, Decision, Denial, Effect, Reply
 from akbox.kernel.entry import Draft, trace_id
 from akbox.kernel.event_lines import DENIED_AT

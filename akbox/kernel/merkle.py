@@ -5,9 +5,9 @@ A leaf's data is the entry's 32-byte this_hash, which commits to the entry and t
 
 from collections.abc import Iterable, Sequence
 
-from akbox._native import merkle_extend, sha256
+from akbox.kernel.digest import sha256
 
-EMPTY_ROOT = sha256(b"")
+EMPTY_ROOT = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")  # of no bytes
 
 
 class MerkleTree:
@@ -31,6 +31,8 @@ class MerkleTree:
         if len(hashes) == 32:
             self.append(hashes)
             return
+        from akbox._native import merkle_extend
+
         edge = merkle_extend(b"".join(self._edge), self.size, hashes)
         self._edge = [edge[i : i + 32] for i in range(0, len(edge), 32)]
         self.size += len(hashes) // 32
