@@ -40,7 +40,8 @@ def test_a_slave_of_its_own_opens_by_name() -> None:
         return [*seen, opens(name)]
 
     value, events = e.run(body, GRANTED)
-    assert value == [b"through\r\n", "ok", "ok", "ENOENT"]
+    assert value[:3] == [b"through\r\n", "ok", "ok"]
+    assert value[3] in ("ENOENT", "EACCES")  # EACCES: somebody else's by now
     slaves = [v for v in events if v.target.startswith("/dev/pts/") and v.decision == 1]
     assert len(slaves) == 3
     assert {v.rule for v in slaves if v.need == 3} == {v.rule for v in events if v.target.endswith("ptmx")}
@@ -59,7 +60,8 @@ def test_the_hosts_terminals_are_refused() -> None:
     assert [(v.decision, v.error) for v in events if v.target == name] == [(0, 13)] * 2
 
 
-def test_a_number_that_the_host_uses_again_is_the_hosts() -> None:
+def used_again() -> str | None:
+    """What the run is told when a number that it had is the host's now; None when somebody else was given it."""
     asks, answers = os.pipe(), os.pipe()
 
     def body() -> str:
@@ -74,27 +76,27 @@ def test_a_number_that_the_host_uses_again_is_the_hosts() -> None:
     with e.launch(body, GRANTED) as run:
         run.start()
         name = os.read(asks[0], 100).decode()
-        for _ in range(64):
+        while len(held) < 64 and not (held and os.ttyname(held[-1]) == name):
             held += os.openpty()
-            if os.ttyname(held[-1]) == name:
-                break
-        else:
-            pytest.fail(f"nobody was given {name} again")
+        ours = os.ttyname(held[-1]) == name
         os.write(answers[1], b"x")
-        result = run.result()
+        result: str = run.result()
     for fd in (*held, *asks, *answers):
         os.close(fd)
-    assert result == "EACCES"
+    return result if ours else None
 
 
-@pytest.mark.parametrize("section", ["deny", "protect"])
-def test_a_rule_that_refuses_slaves_stands(section: str) -> None:
-    lists = {"read": ("/dev/ptmx",), "write": ("/dev/ptmx",), section: ("/dev/pts/**",)}
+def test_a_number_that_the_host_uses_again_is_the_hosts() -> None:
+    assert next((told for told in (used_again() for _ in range(20)) if told), "never") == "EACCES"
 
-    def body() -> str:
-        return opens(master()[1])
 
-    assert e.run(body, e.make_policy(**lists))[0] == "EACCES"  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "rule", ['fs.deny = ["/dev/pts/**"]', 'fs.protect = ["/dev/pts/**"]', 'approve.effects = ["fs.write /dev/pts/**"]']
+)
+def test_a_rule_that_refuses_slaves_or_asks_stands(rule: str) -> None:
+    before = "[fs]\n" if rule.startswith("approve") else "deny = []\n"
+    policy = GRANTED.replace(before, f"{rule}\n{before}" if before == "[fs]\n" else rule.removeprefix("fs.") + "\n")
+    assert e.run(lambda: opens(master()[1]), policy)[0] == "EACCES"
 
 
 def test_more_pairs_than_are_remembered() -> None:
