@@ -42,23 +42,28 @@ def protected_links(policy: Policy, variables: Mapping[str, str]) -> tuple[str, 
 
     variables: as Context.variables() gives them; the paths are those of this moment.
     """
-    names, roots = _protected_names(policy, variables), _roots(policy, variables)
+    parts = [part for _, part in compose(policy)]
+    names, roots = _protected_names(parts, variables), _roots(parts, variables)
+    firsts = {name.partition("/")[0] for name in names}
     found: dict[str, None] = {}
     for root in roots:
+        there = {first for first in firsts if os.path.lexists(os.path.join(root, first))}
+        git = _git_folders(root) if _GIT in there else []
         for name, tree in names.items():
-            if not os.path.lexists(os.path.join(root, name.partition("/")[0])):
-                continue
-            for place in _places(root, name):
-                found.update(dict.fromkeys(_led_to(place, tree, always=place != os.path.join(root, name))))
-        if names.get(_HOOKS) and os.path.lexists(os.path.join(root, _GIT)):
-            found.update(dict.fromkeys(_configured_hooks(root, roots)))
+            first, _, rest = name.partition("/")
+            if first in there:
+                found.update(dict.fromkeys(_led_to(os.path.join(root, name), tree, always=False)))
+            for folder in git if first == _GIT and rest else ():
+                found.update(dict.fromkeys(_led_to(os.path.join(folder, rest), tree, always=True)))
+        if names.get(_HOOKS) and _GIT in there:
+            found.update(dict.fromkeys(_configured_hooks(root, git, roots)))
     return tuple(found)
 
 
-def _protected_names(policy: Policy, variables: Mapping[str, str]) -> dict[str, bool]:
+def _protected_names(parts: list[Policy], variables: Mapping[str, str]) -> dict[str, bool]:
     """Names that fs.protect holds at any depth (relative) or in one place (absolute), and whether with all below."""
     names: dict[str, bool] = {}
-    for _, part in compose(policy):
+    for part in parts:
         for segments in _expanded(part.fs.protect, variables):
             anywhere = segments[:1] == ((STAR, b""),)
             tree = len(segments) > anywhere and segments[-1] == (STAR, b"")
@@ -69,10 +74,10 @@ def _protected_names(policy: Policy, variables: Mapping[str, str]) -> dict[str, 
     return names
 
 
-def _roots(policy: Policy, variables: Mapping[str, str]) -> list[str]:
+def _roots(parts: list[Policy], variables: Mapping[str, str]) -> list[str]:
     """The working directory and every writable tree, by their real names."""
     roots = {os.path.realpath(variables["workdir"]): None}
-    for _, part in compose(policy):
+    for part in parts:
         for segments in _expanded(part.fs.write, variables):
             if segments[-1:] == ((STAR, b""),) and all(kind == LITERAL for kind, _ in segments[:-1]):
                 roots[os.path.realpath(show(segments[:-1]))] = None
@@ -97,13 +102,6 @@ def _led_to(place: str, tree: bool, *, always: bool) -> Iterator[str]:
 # ---- git -------------------------------------------------------------------------------------------------------------
 
 
-def _places(root: str, name: str) -> list[str]:
-    """Where a protected name at the top of `root` is: there, and in the repository that a .git file names instead."""
-    own = os.path.join(root, name)
-    first, _, rest = name.partition("/")
-    return [own, *(os.path.join(folder, rest) for folder in _git_folders(root))] if first == _GIT and rest else [own]
-
-
 def _git_folders(root: str) -> list[str]:
     """The directories that a .git *file* stands for (gitrepository-layout(5)): its own, and the one it shares."""
     text = _text(os.path.join(root, _GIT), _GIT_FILE_BYTES)
@@ -114,9 +112,9 @@ def _git_folders(root: str) -> list[str]:
     return [own, os.path.join(own, shared)] if shared else [own]
 
 
-def _configured_hooks(root: str, roots: list[str]) -> Iterator[str]:
+def _configured_hooks(root: str, git: list[str], roots: list[str]) -> Iterator[str]:
     """core.hooksPath of the repository at `root`, if it lies in a writable tree (git-config(1))."""
-    for folder in [os.path.join(root, _GIT), *_git_folders(root)]:
+    for folder in (os.path.join(root, _GIT), *git):
         for value in _hooks_paths(_text(os.path.join(folder, "config"), _CONFIG_BYTES)):
             place = os.path.join(root, os.path.expanduser(value))
             *links, end = names_on_the_way(place)
