@@ -166,7 +166,7 @@ def test_a04_ptrace_stands_in_for_the_listener(worlds: Worlds, user: str) -> Non
 @ANY_USER
 @pytest.mark.parametrize("interposer", ["auto", "notify", "ptrace"])
 def test_a04_nothing_stands_in_for_ptrace(worlds: Worlds, user: str, interposer: str) -> None:
-    """What an exec became and the end of the tree are the tracer's to see: without one there is no run, and that is said."""
+    """What an exec became and the end of the tree are the tracer's to see: no tracer, no run, and that is said."""
     with worlds.lend(uid_of(user)) as world:
         result = lacking(world, ["ptrace"], "--interposer", interposer)
         assert result.exit == 125, str(result)
