@@ -135,12 +135,14 @@ def _refuse_later_flags(target: str, record: object) -> None:
 
 def _run(named: str | None, extra: Extra, options: Options) -> int:
     from akbox.linux.errors import CannotRun
-    from akbox.rundir import StateError
+    from akbox.linux.shipped import recall_shipped
+    from akbox.rundir import StateError, state_root
 
     json_fd = _open_json(options.json_file)
     origin = named or ""
     try:
         cwd = _working_directory()
+        recall_shipped(state_root(options.state_dir))
         choice = choose(named, cwd, options.state_dir)
         origin = choice.origin
         return _start_and_report(choice, extra, options, cwd, json_fd)

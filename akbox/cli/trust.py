@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from akbox._native import sha256
+from akbox.kernel.digest import sha256
 from akbox.rundir import state_root
 
 NAMES = ("akbox.toml", "akbox.json")

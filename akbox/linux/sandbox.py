@@ -25,6 +25,7 @@ from akbox.linux.errors import CannotRun
 from akbox.linux.plan import LaunchPlan, Request, make_plan
 from akbox.linux.result import RunResult
 from akbox.linux.run import Run
+from akbox.linux.shipped import recall_shipped, remember_shipped
 from akbox.policy.load import load
 from akbox.policy.model import Policy
 from akbox.policy.presets import load_preset
@@ -59,9 +60,10 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
         keep_fds: Sequence[int] = (),
     ) -> None:
+        self._state = state_root(state_dir)
+        recall_shipped(self._state)
         self._policy = _as_policy(policy)
         self._cwd = os.path.realpath(cwd if cwd is not None else os.getcwd())
-        self._state = state_root(state_dir)
         self._interposer = interposer
         self._audit = audit
         self._allow_degraded = tuple(allow_degraded)
@@ -116,6 +118,7 @@ class Sandbox:
             )
             undo.pop_all()  # from here on the run closes and removes them: their names may soon be another run's
         run.start()
+        remember_shipped(self._state)
         with self._lock:
             self._live = [r for r in self._live if not r.finished] + [run]
         return run

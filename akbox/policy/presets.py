@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from akbox.policy.model import Policy
@@ -45,24 +46,37 @@ def _path(folder: str, name: str) -> Path | None:
     return path if re.fullmatch(r"[a-z0-9][a-z0-9-]*", name) and path.is_file() else None
 
 
-@functools.cache
+# By "preset NAME" and "profile NAME": they are part of the installation, so each is read once.
+_loaded: dict[str, Policy] = {}
+
+
 def load_preset(name: str) -> Policy:
     """Load a preset, once per process, as profiles. Raises KeyError for an unknown name."""
-    return _load(preset_path(name), name)
+    return _loaded.get(f"preset {name}") or _load(f"preset {name}", name, preset_path(name))
 
 
-@functools.cache
 def load_profile(name: str) -> Policy:
-    """Load a profile, once per process: it is part of the installation. Raises KeyError for an unknown name."""
-    return _load(profile_path(name), name)
+    """Load a profile, once per process. Raises KeyError for an unknown name."""
+    return _loaded.get(f"profile {name}") or _load(f"profile {name}", name, profile_path(name))
 
 
-def _load(path: Path | None, name: str) -> Policy:
+def loaded() -> dict[str, Policy]:
+    """What has been loaded by now, by kind and name."""
+    return dict(_loaded)
+
+
+def preload(policies: Mapping[str, Policy]) -> None:
+    """Takes what another process's loaded() gave, for these very files."""
+    for key, policy in policies.items():
+        _loaded.setdefault(key, policy)
+
+
+def _load(key: str, name: str, path: Path | None) -> Policy:
     from akbox.policy.load import load  # load.py checks profile names with this module
 
     if path is None:
         raise KeyError(name)
-    return load(path)
+    return _loaded.setdefault(key, load(path))
 
 
 def summary(path: Path) -> str:

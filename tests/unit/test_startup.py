@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import akbox
-from akbox.linux import compiling, program, remembered, tmpdirs
+from akbox.linux import compiling, program, remembered, shipped, tmpdirs
 from akbox.linux.argument_rules import FilterPlan
+from akbox.policy import presets
 from akbox.policy.compile import CompiledPolicy, Context
 from akbox.policy.model import Policy
 
@@ -39,7 +40,7 @@ NEVER = {
     *("dataclasses", "tempfile", "shutil", "secrets", "random", "ctypes", "sqlite3", "difflib", "glob"),
     *("click", "rich", "jsonschema", "jsonpatch", "jsonpointer", "pyseccomp", "ptrace"),
     *("akbox.kernel.pipeline", "akbox.kernel.heap", "akbox.linux.filter", "akbox.linux.syscalls_table"),
-    *("akbox.linux.ptrace_calls", "akbox.linux.terminal", "akbox.policy.toml_places"),
+    *("akbox.linux.ptrace_calls", "akbox.linux.terminal", "akbox.policy.toml_places", "tomllib"),
 }
 
 
@@ -99,6 +100,43 @@ def test_a_policy_that_was_changed_is_compiled_again(tmp_path: Path, compiled_fo
         seen.append(result.stdout)
     assert seen == [b"first\n", b"second\n"]
     assert len(compiled_for) == 2
+
+
+def test_shipped_policies_that_are_kept_are_those_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipped, "_kept", set())
+    monkeypatch.setattr(presets, "_loaded", {})
+    read = {name: presets.load_preset(name) for name in presets.preset_names()}
+    read |= {name: presets.load_profile(name) for name in presets.profile_names()}
+    shipped.remember_shipped(tmp_path)
+    (kept,) = (tmp_path / "policies").iterdir()
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+    monkeypatch.setattr(shipped, "_kept", set())
+    monkeypatch.setattr(presets, "_loaded", {})
+    shipped.recall_shipped(tmp_path)
+    assert sorted(presets.loaded().values(), key=repr) == sorted(read.values(), key=repr)
+    assert presets.load_preset("default").source == read["default"].source
+
+    monkeypatch.setattr(shipped, "_kept", set())
+    monkeypatch.setattr(presets, "_loaded", {})
+    monkeypatch.setattr(shipped, "_key", lambda: "another installation's")
+    shipped.recall_shipped(tmp_path)
+    assert presets.loaded() == {}
+
+
+def test_a_changed_policy_file_is_another_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "profiles").mkdir()
+    file = tmp_path / "profiles" / "some.toml"
+    file.write_text("a = 1")
+    places = {"policies": tmp_path, "policies/profiles": tmp_path / "profiles"}
+    monkeypatch.setattr(shipped, "data_path", places.__getitem__)
+    before, info = shipped._key.__wrapped__(), file.stat()
+    assert shipped._key.__wrapped__() == before
+    changed = tmp_path / "other"
+    changed.write_text("a = 2")
+    os.utime(changed, ns=(info.st_atime_ns, info.st_mtime_ns))
+    changed.rename(file)  # as long, as old
+    assert shipped._key.__wrapped__() != before
 
 
 PLAN = FilterPlan(arch="x86_64")
