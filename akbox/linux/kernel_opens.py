@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 
 from akbox.policy.compiled import CompiledPolicy
 from akbox.policy.landlock import LandlockPlan, granted_names
 from akbox.policy.matcher import READ, WRITE
 
+Rights = Callable[[str], int]  # the need bits that a policy gives on a path
 
-def reads_hold(policy: CompiledPolicy, plan: LandlockPlan) -> bool:
+
+def reads_hold(policy: CompiledPolicy, plan: LandlockPlan, rights: Rights | None = None) -> bool:
     """May read-only opens, of directories too, be the agent's own? Then Landlock lets exactly that be read which the
-    policy does, and no rule is on a directory alone."""
-    return plan.reads_exactly(policy.rights) and not any(
+    policy does, and no rule is on a directory alone. rights: a quicker `policy.rights`."""
+    return plan.reads_exactly(rights or policy.rights) and not any(
         _is_directory(path) for path, tree in granted_names(policy, READ) if not tree
     )
 
 
-def listings_hold(policy: CompiledPolicy, plan: LandlockPlan) -> bool:
+def listings_hold(policy: CompiledPolicy, plan: LandlockPlan, rights: Rights | None = None) -> bool:
     """May directories be listed by the agent's own opens, and will that stay so?
 
     A Landlock rule is on an object and the policy on a name, so no granted path may be the agent's to remake: not a
     tree's root, nor a file or an absent name that could become a directory.
     """
-    return reads_hold(policy, plan) and not any(policy.rights(path) & WRITE for path, _ in granted_names(policy, READ))
+    rights = rights or policy.rights
+    return reads_hold(policy, plan, rights) and not any(rights(path) & WRITE for path, _ in granted_names(policy, READ))
 
 
 def _is_directory(path: str) -> bool:

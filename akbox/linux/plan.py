@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from akbox import _native
 from akbox.linux.argument_rules import FilterPlan
-from akbox.linux.compiling import compile_once
+from akbox.linux.compiling import Compiled, compile_once
 from akbox.linux.environ import build_environment
 from akbox.linux.errors import EXIT_CANNOT, CannotRun
 from akbox.linux.hostcheck import Host, check_host
@@ -85,11 +85,11 @@ def make_plan(request: Request) -> LaunchPlan:
         policy_files=policy_names(request.policy),
         runtime_grants=(*needs.grants, sdk_grant()),
     )
-    compiled = compile_once(request.policy, with_links(request.policy, context))
+    compiled = compile_once(request.policy, with_links(request.policy, context), request.state_dir)
     policy, landlock = compiled.policy, compiled.landlock
     level = request.audit_level or policy.audit.level
-    reads_in_kernel = host.landlock and level == "writes" and reads_hold(policy, landlock)
-    listings_in_kernel = host.landlock and listings_hold(policy, landlock)
+    reads_in_kernel = host.landlock and level == "writes" and reads_hold(policy, landlock, compiled.rights)
+    listings_in_kernel = host.landlock and listings_hold(policy, landlock, compiled.rights)
     if reads_in_kernel:
         landlock = compiled.landlock_for_reads
     plan = FilterPlan(
@@ -109,7 +109,7 @@ def make_plan(request: Request) -> LaunchPlan:
         extra=agent_environment(),
         variables=policy.context.variables(),
     )
-    if _byte_code_is_of_use(policy):
+    if _byte_code_is_of_use(compiled):
         env.pop(NO_BYTE_CODE, None)
     return LaunchPlan(
         exec_path=os.fsencode(needs.path),
@@ -138,13 +138,14 @@ def agent_environment() -> dict[str, str]:
     return {"AKBOX": "1", "PYTHONPATH": str(data_path("sdk/python"))}
 
 
-def _byte_code_is_of_use(policy: CompiledPolicy) -> bool:
+def _byte_code_is_of_use(compiled: Compiled) -> bool:
     """The shipped profile for Python turns byte code off; where the interpreter's packages may be written it is wanted,
     unless the policy itself says otherwise."""
+    policy = compiled.policy
     own = policy.policy.env
     if NO_BYTE_CODE in own.set or NO_BYTE_CODE in own.passed:
         return False
-    return bool(policy.rights(f"{policy.context.prefix}/lib/python3/site-packages") & WRITE)
+    return bool(compiled.rights(f"{policy.context.prefix}/lib/python3/site-packages") & WRITE)
 
 
 def sdk_grant() -> Grant:

@@ -31,12 +31,14 @@ def recall(path: Path) -> bytes | None:
     return data if sha256(data) == content[:_DIGEST_BYTES] else None
 
 
-def remember(path: Path, data: bytes) -> None:
-    """Whole or not at all: a new file (0600), renamed over the old one. Makes the directory it is in."""
+def remember(path: Path, data: bytes, *, most: int = 64) -> None:
+    """Whole or not at all: a new file (0600), renamed over the old one. Makes the directory it is in, and removes the
+    oldest files there when they would be more than `most`."""
     if len(data) > _BYTES_MAX - _DIGEST_BYTES:
         return
     with suppress(OSError):
         path.parent.mkdir(mode=0o700, exist_ok=True)
+        _make_room(path.parent, most)
         fresh = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -47,3 +49,13 @@ def remember(path: Path, data: bytes) -> None:
             with suppress(OSError):
                 os.unlink(fresh)
             raise
+
+
+def _make_room(folder: Path, most: int) -> None:
+    """For one more file."""
+    with os.scandir(folder) as entries:
+        names = [entry.path for entry in entries]
+    if len(names) >= most:
+        names.sort(key=lambda name: os.lstat(name).st_mtime_ns)
+        for name in names[: len(names) - most + 1]:
+            os.unlink(name)

@@ -46,11 +46,11 @@ def remember_shipped(state_dir: Path) -> None:
 
 
 def _place(state_dir: Path) -> Path:
-    return state_dir / "policies" / _key()
+    return state_dir / "policies" / installation()
 
 
 @cache
-def _key() -> str:
+def installation() -> str:
     """All files in the folders of the policies and of the code; a change in any of them is another name."""
     folders = (
         data_path("policies"),

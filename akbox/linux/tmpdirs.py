@@ -1,18 +1,22 @@
-"""The private temporary directory of a run, under a name that a later run of this process takes again.
+"""The private temporary directory of a run, under a name that a later run takes again.
 
 `${tmp}` is part of a policy's meaning, so what was compiled for one run fits the next one only if that has the same
-directory (plan.py). Only names are kept: each directory is made by its run and is gone after it.
+directory (compiling.py). Only names are the same: each directory is made by its run and is gone after it. Whoever takes
+one of these names first, as anybody may in a directory for all, costs the run time and nothing else: it has another.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from akbox.linux.errors import CannotRun
 
 _MAX_FREE = 64
+_STEADY = 8  # names that all processes of a user try first; more runs at once have random ones
 _TRIES = 100
 
 _lock = threading.Lock()
@@ -22,8 +26,7 @@ _free: list[str] = []  # guarded by _lock; the name that was used last is the ne
 def make() -> Path:
     """A new, empty directory of ours (0700) in the user's temporary directory. Raises CannotRun."""
     base = _base()
-    for _ in range(_TRIES):
-        name = _take(base) or os.path.join(base, f"akbox-{os.urandom(6).hex()}")
+    for name in islice(_names(base), _TRIES):
         try:
             os.mkdir(name, 0o700)
         except FileExistsError:  # somebody else has made it meanwhile: that name is theirs
@@ -50,6 +53,17 @@ def remove(path: Path) -> None:
     with _lock:
         if len(_free) < _MAX_FREE:
             _free.append(str(path))
+
+
+def _names(base: str) -> Iterator[str]:
+    """What a directory may be called, the names that were used before first."""
+    free = _take(base)
+    if free is not None:
+        yield free
+    for n in range(_STEADY):
+        yield os.path.join(base, f"akbox-{os.geteuid()}-{n}")
+    while True:
+        yield os.path.join(base, f"akbox-{os.urandom(6).hex()}")
 
 
 def _problem(base: str, reason: str) -> CannotRun:

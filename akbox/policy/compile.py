@@ -16,7 +16,6 @@ from akbox.policy.matcher import (
     UNIX,
     WRITE,
     Accept,
-    Trie,
 )
 from akbox.policy.model import Policy
 from akbox.policy.netmatcher import BIND, CONNECT, LISTEN, TCP, UDP, NetRule, net_table
@@ -41,7 +40,6 @@ def compile_policy(policy: Policy, context: Context) -> CompiledPolicy:
         for grant in context.runtime_grants:
             build.runtime(grant)
     build.always()
-    build.trie.finish()
     return CompiledPolicy(
         policy,
         context,
@@ -49,7 +47,6 @@ def compile_policy(policy: Policy, context: Context) -> CompiledPolicy:
         tuple(build.rules),
         build.segments,
         tuple(build.accepts),
-        build.trie,
         net_table(build.net),
         tuple(build.hosts),
     )
@@ -85,7 +82,6 @@ class _Build:
         self.rules = rules
         self.segments: dict[int, tuple[Segment, ...]] = {}
         self.accepts: list[tuple[Accept, tuple[Segment, ...]]] = []
-        self.trie = Trie()
         self.net: list[NetRule] = []
         self.hosts: list[HostRule] = []
 
@@ -177,7 +173,6 @@ class _Build:
 
     def _accept(self, segments: tuple[Segment, ...], accept: Accept) -> None:
         self.accepts.append((accept, segments))
-        self.trie.add(segments, accept)
 
     def _number(self, rule: Rule) -> int:
         self.rules.append(rule)

@@ -76,13 +76,21 @@ class CompiledPolicy(Struct, frozen=True, dict=True):
     parts: tuple[tuple[str, Policy], ...]
     rules: tuple[Rule, ...]
     segments: dict[int, tuple[Segment, ...]]  # by rule number, for rules on paths
-    accepts: tuple[tuple[Accept, tuple[Segment, ...]], ...]  # what the trie was made of
-    trie: Trie
+    accepts: tuple[tuple[Accept, tuple[Segment, ...]], ...]  # what the trie is made of
     net: NetTable
     hosts: tuple[HostRule, ...]
 
     def __repr__(self) -> str:
         return f"CompiledPolicy({len(self.rules)} rules)"
+
+    @cached_property
+    def trie(self) -> Trie:
+        """The matcher of paths; a run whose `blob` is kept may end without it."""
+        trie = Trie()
+        for accept, segments in self.accepts:
+            trie.add(segments, accept)
+        trie.finish()
+        return trie
 
     @cached_property
     def blob(self) -> bytes:

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import akbox
@@ -102,6 +104,52 @@ def test_a_policy_that_was_changed_is_compiled_again(tmp_path: Path, compiled_fo
     assert len(compiled_for) == 2
 
 
+def test_a_second_process_takes_the_forms_that_the_first_has_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = presets.load_preset("default")
+    context = Context(str(tmp_path), "/home/u", "/tmp/akbox-0-0", "/usr", (str(tmp_path / "state"),))
+    state = tmp_path / "state"
+    state.mkdir()
+    made = []
+    for _ in range(2):
+        monkeypatch.setattr(compiling, "_kept", OrderedDict())
+        made.append(compiling.compile_once(policy, context, state))
+        assert len(list((state / "compiled").iterdir())) == 1
+    monkeypatch.setattr(compiling, "_kept", OrderedDict())
+    monkeypatch.setattr(compiling, "landlock_plan", lambda *_, **__: pytest.fail("worked out again"))
+    made.append(compiling.compile_once(policy, context, state))
+    first = made[0]
+    for other in made[1:]:
+        assert (other.landlock, other.landlock_for_reads) == (first.landlock, first.landlock_for_reads)
+        assert (other.policy.rules, other.policy.blob) == (first.policy.rules, first.policy.blob)
+        for path in ("/usr/bin/env", "/home/u/.ssh/id_rsa", "/tmp/akbox-0-0/x", str(tmp_path / "x"), "/etc/shadow"):
+            assert other.rights(path) == other.policy.rights(path) == first.rights(path)
+
+    monkeypatch.undo()
+    monkeypatch.setattr(compiling, "_kept", OrderedDict())
+    compiling.compile_once(msgspec.structs.replace(policy, runtime="none"), context, state)
+    compiling.compile_once(policy, msgspec.structs.replace(context, tmp="/tmp/akbox-0-1"), state)
+    monkeypatch.setattr(compiling, "installation", lambda: "another")
+    monkeypatch.setattr(compiling, "_kept", OrderedDict())
+    compiling.compile_once(policy, context, state)
+    assert len(list((state / "compiled").iterdir())) == 4
+
+
+def test_a_path_that_is_not_utf8_is_not_kept(tmp_path: Path) -> None:
+    context = Context(os.fsdecode(b"/srv/\xff"), "/home/u", "/tmp/akbox-0-0", "/usr")
+    compiled = compiling.compile_once(presets.load_preset("default"), context, tmp_path)
+    assert compiled.rights(os.fsdecode(b"/srv/\xff/file")) == 7
+    assert not (tmp_path / "compiled").exists()
+
+
+def test_what_is_kept_does_not_grow_for_ever(tmp_path: Path) -> None:
+    for n in range(6):
+        remembered.remember(tmp_path / str(n), b"", most=4)
+        os.utime(tmp_path / str(n), ns=(n, n))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3", "4", "5"]
+
+
 def test_shipped_policies_that_are_kept_are_those_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipped, "_kept", set())
     monkeypatch.setattr(presets, "_loaded", {})
@@ -119,7 +167,7 @@ def test_shipped_policies_that_are_kept_are_those_of_the_files(tmp_path: Path, m
 
     monkeypatch.setattr(shipped, "_kept", set())
     monkeypatch.setattr(presets, "_loaded", {})
-    monkeypatch.setattr(shipped, "_key", lambda: "another installation's")
+    monkeypatch.setattr(shipped, "installation", lambda: "another installation's")
     shipped.recall_shipped(tmp_path)
     assert presets.loaded() == {}
 
@@ -130,13 +178,13 @@ def test_a_changed_policy_file_is_another_installation(tmp_path: Path, monkeypat
     file.write_text("a = 1")
     places = {"policies": tmp_path, "policies/profiles": tmp_path / "profiles"}
     monkeypatch.setattr(shipped, "data_path", places.__getitem__)
-    before, info = shipped._key.__wrapped__(), file.stat()
-    assert shipped._key.__wrapped__() == before
+    before, info = shipped.installation.__wrapped__(), file.stat()
+    assert shipped.installation.__wrapped__() == before
     changed = tmp_path / "other"
     changed.write_text("a = 2")
     os.utime(changed, ns=(info.st_atime_ns, info.st_mtime_ns))
     changed.rename(file)  # as long, as old
-    assert shipped._key.__wrapped__() != before
+    assert shipped.installation.__wrapped__() != before
 
 
 PLAN = FilterPlan(arch="x86_64")
@@ -175,6 +223,7 @@ def test_a_temporary_directory_is_new_for_each_run(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     first = tmpdirs.make()
     assert first.stat().st_mode & 0o777 == 0o700
+    assert first.name == f"akbox-{os.geteuid()}-0", "other processes of this user begin with the same name"
     other = tmpdirs.make()
     assert other != first, "two runs at once"
     (first / "left").mkdir()
