@@ -16,7 +16,7 @@ from akbox.policy.patterns import PatternError, check_text
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z")
+LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z"  # compiled when a host is named
 PORT_MAX = 65535
 MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
@@ -91,7 +91,7 @@ def canonical_host(text: str) -> str:
         except UnicodeError as error:
             raise PatternError(f"not a host name: {error}", "write its A-label form (xn--…)") from error
     labels = name.split(".")
-    if len(name) > 253 or not all(LABEL.match(label) for label in labels):
+    if len(name) > 253 or not all(re.match(LABEL, label) for label in labels):
         raise PatternError(
             f"not a host name: {text!r}", "letters, digits and - in labels of at most 63, joined by dots"
         )

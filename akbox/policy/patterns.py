@@ -19,7 +19,7 @@ NAME_BYTES_MAX = 255  # NAME_MAX of Linux: a longer segment can never match
 # Kinds of a segment. DIGITS is for the built-in rule on /proc/<pid> alone: it has no spelling in a policy.
 LITERAL, GLOB, ANY, STAR, DIGITS = range(5)
 
-CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+CONTROL = "[\x00-\x1f\x7f\ud800-\udfff]"  # none of these is printable; compiled when something is not
 Segment = tuple[int, bytes]
 VARIABLES = ("workdir", "home", "tmp", "prefix")
 
@@ -87,7 +87,7 @@ def check_text(text: str) -> None:
         raise PatternError("an empty pattern matches nothing", "remove it")
     if len(text.encode("utf-8", "surrogatepass")) > PATTERN_BYTES_MAX:
         raise PatternError(f"a pattern may have at most {PATTERN_BYTES_MAX} bytes", "shorten it with * or **")
-    if CONTROL.search(text):
+    if not text.isprintable() and re.search(CONTROL, text):
         raise PatternError("a pattern may not hold control characters", "use ? for such a character")
 
 
