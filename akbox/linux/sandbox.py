@@ -103,7 +103,7 @@ class Sandbox:
         if not argv:
             raise ValueError("there is no command to run")
         with contextlib.ExitStack() as undo:
-            tmpdir = tmpdirs.make()
+            tmpdir = tmpdirs.make(self._state)
             undo.callback(tmpdirs.remove, tmpdir)
             plan = make_plan(self._request(argv, tmpdir))
             kernel, run_dir = self._open_kernel(plan, argv)

@@ -1,8 +1,9 @@
 """The private temporary directory of a run, under a name that a later run takes again.
 
 `${tmp}` is part of a policy's meaning, so what was compiled for one run fits the next one only if that has the same
-directory (compiling.py). Only names are the same: each directory is made by its run and is gone after it. Whoever takes
-one of these names first, as anybody may in a directory for all, costs the run time and nothing else: it has another.
+directory (compiling.py). Only names are the same: each directory is made by its run and is gone after it. The names are
+random and kept in the state directory, so nobody else can tell them beforehand; whoever takes one all the same, as
+anybody may in a directory for all, costs the run time and nothing else: it has another.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ from itertools import islice
 from pathlib import Path
 
 from akbox.linux.errors import CannotRun
+from akbox.linux.remembered import recall, remember
 
 _MAX_FREE = 64
-_STEADY = 8  # names that all processes of a user try first; more runs at once have random ones
+_STEADY = 8  # names that all processes of a user try first; more runs at once have others
 _TRIES = 100
 
 _lock = threading.Lock()
 _free: list[str] = []  # guarded by _lock; the name that was used last is the next one taken
 
 
-def make() -> Path:
+def make(state: Path) -> Path:
     """A new, empty directory of ours (0700) in the user's temporary directory. Raises CannotRun."""
     base = _base()
-    for name in islice(_names(base), _TRIES):
+    for name in islice(_names(base, state), _TRIES):
         try:
             os.mkdir(name, 0o700)
         except FileExistsError:  # somebody else has made it meanwhile: that name is theirs
@@ -55,15 +57,26 @@ def remove(path: Path) -> None:
             _free.append(str(path))
 
 
-def _names(base: str) -> Iterator[str]:
+def _names(base: str, state: Path) -> Iterator[str]:
     """What a directory may be called, the names that were used before first."""
     free = _take(base)
     if free is not None:
         yield free
+    word = _word(state)
     for n in range(_STEADY):
-        yield os.path.join(base, f"akbox-{os.geteuid()}-{n}")
+        yield os.path.join(base, f"akbox-{word}-{n}")
     while True:
         yield os.path.join(base, f"akbox-{os.urandom(6).hex()}")
+
+
+def _word(state: Path) -> str:
+    """What this user's steady names have in common: made once, random, known to who can read the state directory."""
+    path = state / "names" / "tmpdir"
+    known = recall(path)
+    if known is None:
+        known = os.urandom(8).hex().encode()
+        remember(path, known)
+    return known.decode()
 
 
 def _problem(base: str, reason: str) -> CannotRun:

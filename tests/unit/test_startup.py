@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import OrderedDict
@@ -221,17 +222,22 @@ def test_a_harmed_file_counts_as_absent(tmp_path: Path, harm: str) -> None:
 
 def test_a_temporary_directory_is_new_for_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    first = tmpdirs.make()
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    first = tmpdirs.make(state)
     assert first.stat().st_mode & 0o777 == 0o700
-    assert first.name == f"akbox-{os.geteuid()}-0", "other processes of this user begin with the same name"
-    other = tmpdirs.make()
+    assert re.fullmatch(r"akbox-[0-9a-f]{16}-0", first.name), "nobody else can tell it beforehand"
+    other_user = tmp_path / "other"
+    other_user.mkdir(mode=0o700)
+    assert tmpdirs.make(other_user).name[:22] != first.name[:22]
+    other = tmpdirs.make(state)
     assert other != first, "two runs at once"
     (first / "left").mkdir()
     (first / "left" / "behind").touch()
     tmpdirs.remove(first)
-    again = tmpdirs.make()
+    again = tmpdirs.make(state)
     assert again == first
     assert not os.listdir(again)
     tmpdirs.remove(again)
     again.mkdir()  # somebody takes the name while it is free
-    assert tmpdirs.make() not in (again, other)
+    assert tmpdirs.make(state) not in (again, other)
