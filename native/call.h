@@ -127,6 +127,10 @@ void ak_result(struct ak_outcome *o, int64_t value);
 void ak_continue(struct ak_outcome *o);
 void ak_install(struct ak_outcome *o, int fd, bool cloexec);
 
+/* Waits until we have closed each descriptor that the agent was given before its call: a program that has just been
+ * written is busy (ETXTBSY) while anybody, and be it us, holds it open for writing. */
+void ak_await_handovers(struct ak_call *c);
+
 /* Serve this call again on a thread of its own (c->may_block is true there); the outcome becomes LATER. Past 256 such
  * threads the call is refused with EAGAIN. The call's arguments are copied; memory is read anew on the new thread. */
 void ak_block(struct ak_call *c, struct ak_outcome *o);

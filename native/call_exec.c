@@ -130,10 +130,12 @@ static void do_exec(struct ak_call *c, int dirfd, uint64_t path_addr, int at_fla
 	int error = len < 0 ? (int)len : judge_chain(c, dirfd, path, flags);
 	if (error == 0 && !(c->config->flags & AK_FLAG_EXEC_CONTINUE))
 		error = -EACCES;
-	if (error)
+	if (error) {
 		ak_deny(out, -error);
-	else
-		ak_continue(out);
+		return;
+	}
+	ak_await_handovers(c);
+	ak_continue(out);
 }
 
 static void call_execve(struct ak_call *c, struct ak_outcome *out)

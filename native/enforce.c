@@ -81,6 +81,12 @@ void ak_install(struct ak_outcome *o, int fd, bool cloexec)
 	*o = (struct ak_outcome){.kind = AK_INSTALL_FD, .fd = fd, .cloexec = cloexec};
 }
 
+void ak_await_handovers(struct ak_call *c)
+{
+	pthread_rwlock_wrlock(&c->enforcer->handovers);
+	pthread_rwlock_unlock(&c->enforcer->handovers);
+}
+
 /* ---- judging and recording --------------------------------------------------------------------------------------- */
 
 static void count(atomic_ullong *counter)
@@ -340,6 +346,7 @@ static void join_tables(struct ak_enforcer *e, const uint32_t *refusals, size_t 
 struct ak_enforcer *ak_enforcer_new(const struct ak_enforcer_config *config, const uint32_t *refusals, size_t pairs)
 {
 	pthread_condattr_t monotonic;
+	pthread_rwlockattr_t exec_first;
 	struct ak_enforcer *e = calloc(1, sizeof *e);
 	if (!e)
 		return NULL;
@@ -360,6 +367,10 @@ struct ak_enforcer *ak_enforcer_new(const struct ak_enforcer_config *config, con
 	pthread_mutex_init(&e->lock, NULL);
 	pthread_cond_init(&e->changed, &monotonic);
 	pthread_condattr_destroy(&monotonic);
+	pthread_rwlockattr_init(&exec_first);
+	pthread_rwlockattr_setkind_np(&exec_first, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&e->handovers, &exec_first);
+	pthread_rwlockattr_destroy(&exec_first);
 	join_tables(e, refusals, pairs);
 	return e;
 }

@@ -71,6 +71,7 @@ struct ak_enforcer {
 	uint64_t next_cookie;
 	struct ak_upcall *upcalls;              /* oldest first */
 
+	pthread_rwlock_t handovers;             /* held for reading from before the agent gets a descriptor until ours is closed */
 	int listener;                           /* -1 until ak_notify_start() */
 	unsigned thread_count;
 	struct ak_notify_thread *threads;

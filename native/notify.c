@@ -83,8 +83,11 @@ void ak_notify_answer(struct ak_enforcer *e, const struct ak_notif *notif, struc
 	} else if (out->kind == AK_RESULT) {
 		send_answer(e, notif, out->value, 0);
 	} else if (out->kind == AK_INSTALL_FD) {
+		/* The agent goes on as soon as it has the descriptor, which may be long before this thread runs again. */
+		pthread_rwlock_rdlock(&e->handovers);
 		int error = install(notif, out);
 		close(out->fd);
+		pthread_rwlock_unlock(&e->handovers);
 		out->fd = -1;
 		if (error)                      /* EMFILE is the agent's own limit */
 			send_answer(e, notif, error, 0);

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from enforcer_run import OPENAT, call, make_policy, run
+from enforcer_run import EXECVE, OPENAT, OPENS, call, errno_of, launch, make_policy, run
 
 ROUNDS = 20_000
 SECRET = b"HOST SECRET"
@@ -182,3 +182,32 @@ def test_many_tasks_at_once_each_get_their_own_answer(base: Path) -> None:
     codes, events = run(body, policy(base))
     assert codes == [0] * 8
     assert sum(e.target == str(base / "H") for e in events) == 8 * 2 * 500
+
+
+def test_a_program_that_was_just_written_can_be_run(base: Path) -> None:
+    """The enforcer closes its copy of the descriptor in time, although its threads run only when nothing else wants to:
+    held open for writing by anybody, a program is busy (ETXTBSY)."""
+    program, cpu = Path("/bin/true").read_bytes(), min(os.sched_getaffinity(0))
+
+    def run_what_was_written(path: Path) -> None:
+        path.write_bytes(program)
+        path.chmod(0o755)
+        os.waitpid(os.posix_spawn(path, ["true"], {}), 0)
+
+    def body() -> object:
+        os.sched_setaffinity(0, {cpu})
+        return [errno_of(lambda i=i: run_what_was_written(base / f"W/program{i}")) for i in range(50)]
+
+    with launch(body, policy_of_programs(base), trapped=(*OPENS, EXECVE)) as child:
+        threads = [int(t.name) for t in Path("/proc/self/task").iterdir() if (t / "comm").read_text() == "ak-notify\n"]
+        for tid in threads:
+            os.sched_setaffinity(tid, {cpu})
+            os.sched_setscheduler(tid, os.SCHED_IDLE, os.sched_param(0))
+        child.start()
+        assert threads
+        assert child.result() == ["ok"] * 50
+
+
+def policy_of_programs(base: Path) -> str:
+    here = f"{base}/W/**"
+    return make_policy(read=(here,), write=(here,), exec=("/usr/**", "/lib/**", "/lib64/**", here))
