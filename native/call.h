@@ -125,7 +125,7 @@ bool ak_kernel_reads(const struct ak_call *c, uint32_t rule);
 void ak_deny(struct ak_outcome *o, int error);          /* kind RESULT, value -error */
 void ak_result(struct ak_outcome *o, int64_t value);
 void ak_continue(struct ak_outcome *o);
-void ak_install(struct ak_outcome *o, int fd, bool cloexec);
+void ak_install(struct ak_outcome *o, int fd, bool cloexec);     /* keeps o->only_copy, which may be set before */
 
 /* Waits until we have closed each descriptor that the agent was given before its call: a program that has just been
  * written is busy (ETXTBSY) while anybody, and be it us, holds it open for writing. */

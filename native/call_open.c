@@ -188,9 +188,11 @@ static int open_existing(struct ak_call *c, const struct request *r, const struc
 	int error = judge(c, r, o);
 	if (error || shape)
 		return error ? error : shape;
+	bool device = S_ISCHR(o->st.st_mode) && major(o->st.st_rdev) != AK_MEM_MAJOR;
+	out->only_copy = device || S_ISFIFO(o->st.st_mode);
 	if (may_wait(r, o))
 		return ak_open_fifo(c, o->fd, r->flags);
-	if (S_ISCHR(o->st.st_mode) && major(o->st.st_rdev) != AK_MEM_MAJOR)
+	if (device)
 		return ak_open_device(c, o, r->flags);
 	return ak_reopen(c, o->fd, r->flags);
 }

@@ -171,8 +171,10 @@ static void call_ioctl(struct ak_call *c, struct ak_outcome *out)
 	int peer = open_peer(c, ak_int(c->stop->args[0]), flags);
 	if (peer < 0)
 		ak_deny(out, -peer);
-	else
+	else {
+		out->only_copy = true;
 		ak_install(out, peer, flags & O_CLOEXEC);
+	}
 }
 
 const struct ak_handler_entry ak_pty_handlers[] = {

@@ -78,7 +78,7 @@ void ak_continue(struct ak_outcome *o)
 
 void ak_install(struct ak_outcome *o, int fd, bool cloexec)
 {
-	*o = (struct ak_outcome){.kind = AK_INSTALL_FD, .fd = fd, .cloexec = cloexec};
+	*o = (struct ak_outcome){.kind = AK_INSTALL_FD, .fd = fd, .cloexec = cloexec, .only_copy = o->only_copy};
 }
 
 void ak_await_handovers(struct ak_call *c)

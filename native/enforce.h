@@ -40,6 +40,7 @@ struct ak_outcome {
 	int64_t value;
 	int fd;                 /* owned by whoever applies the outcome */
 	bool cloexec;
+	bool only_copy;         /* ours must be closed before the call returns: who else has it open can be told (FIFOs, terminals) */
 };
 
 #endif

@@ -1,7 +1,9 @@
 /* The notify loop: receive a trapped call, let the enforcer judge it, answer it.
  *
- * A descriptor goes into the agent with SECCOMP_ADDFD_FLAG_SEND: installed and returned in one step. ENOENT from any of
- * these calls means that the agent's task is gone or was interrupted; there is nobody to answer then.
+ * A descriptor goes into the agent with SECCOMP_ADDFD_FLAG_SEND: installed and returned in one step, and the agent goes
+ * on while we still hold ours. Where that could be told it takes two steps (only_copy), or exec waits
+ * (ak_await_handovers). ENOENT from any of these calls means that the agent's task is gone or was interrupted; there is
+ * nobody to answer then.
  *
  * Where the answering thread runs is most of the cost (design 03, Placement): with SYNC_WAKE_UP the kernel wakes it on the
  * caller's CPU, which is about to be idle.
@@ -54,24 +56,26 @@ static void send_answer(struct ak_enforcer *e, const struct ak_notif *n, int64_t
 		atomic_fetch_add_explicit(&e->counters.gone, 1, memory_order_relaxed);
 }
 
-/* 0 when the call has been answered; -errno when it has not. */
-static int install(const struct ak_notif *n, const struct ak_outcome *out)
+/* 0 when the call has been answered; -errno when it has not. Our copy is closed either way. */
+static int install(const struct ak_notif *n, struct ak_outcome *out)
 {
 	struct seccomp_notif_addfd add = {
 		.id = n->id,
-		.flags = SECCOMP_ADDFD_FLAG_SEND,
+		.flags = out->only_copy ? 0 : SECCOMP_ADDFD_FLAG_SEND,
 		.srcfd = (uint32_t)out->fd,
 		.newfd_flags = out->cloexec ? O_CLOEXEC : 0,
 	};
-	if (ioctl(n->listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add) >= 0)
-		return 0;
-	if (errno != EINVAL)
-		return -errno;
-	/* Before 5.14: two steps. If the second fails the agent has a descriptor more, one it was allowed to have. */
-	add.flags = 0;
 	int fd = ioctl(n->listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add);
-	if (fd < 0)
-		return -errno;
+	if (fd < 0 && errno == EINVAL && add.flags) {   /* before 5.14 */
+		add.flags = 0;
+		fd = ioctl(n->listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add);
+	}
+	int error = fd < 0 ? errno : 0;
+	close(out->fd);
+	out->fd = -1;
+	if (error || add.flags)
+		return -error;
+	/* Two steps. If the second fails the agent has a descriptor more, one it was allowed to have. */
 	struct seccomp_notif_resp resp = {.id = n->id, .val = fd};
 	return ioctl(n->listener, SECCOMP_IOCTL_NOTIF_SEND, &resp) < 0 ? -errno : 0;
 }
@@ -86,9 +90,7 @@ void ak_notify_answer(struct ak_enforcer *e, const struct ak_notif *notif, struc
 		/* The agent goes on as soon as it has the descriptor, which may be long before this thread runs again. */
 		pthread_rwlock_rdlock(&e->handovers);
 		int error = install(notif, out);
-		close(out->fd);
 		pthread_rwlock_unlock(&e->handovers);
-		out->fd = -1;
 		if (error)                      /* EMFILE is the agent's own limit */
 			send_answer(e, notif, error, 0);
 	}

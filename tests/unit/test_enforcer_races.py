@@ -199,13 +199,28 @@ def test_a_program_that_was_just_written_can_be_run(base: Path) -> None:
         return [errno_of(lambda i=i: run_what_was_written(base / f"W/program{i}")) for i in range(50)]
 
     with launch(body, policy_of_programs(base), trapped=(*OPENS, EXECVE)) as child:
-        threads = [int(t.name) for t in Path("/proc/self/task").iterdir() if (t / "comm").read_text() == "ak-notify\n"]
-        for tid in threads:
-            os.sched_setaffinity(tid, {cpu})
-            os.sched_setscheduler(tid, os.SCHED_IDLE, os.sched_param(0))
+        child.starve(cpu)
         child.start()
-        assert threads
         assert child.result() == ["ok"] * 50
+
+
+def test_a_fifo_whose_ends_are_closed_has_no_ends(base: Path) -> None:
+    """Nor has it ours: a writer that does not wait is told so (ENXIO) as soon as the reader is gone."""
+    os.mkfifo(base / "W/fifo")
+    cpu = min(os.sched_getaffinity(0))
+
+    def body() -> object:
+        os.sched_setaffinity(0, {cpu})
+        seen = set()
+        for _ in range(200):
+            os.close(os.open(base / "W/fifo", os.O_RDONLY | os.O_NONBLOCK))
+            seen.add(errno_of(lambda: os.close(os.open(base / "W/fifo", os.O_WRONLY | os.O_NONBLOCK))))
+        return seen
+
+    with launch(body, policy(base)) as child:
+        child.starve(cpu)
+        child.start()
+        assert child.result() == {"ENXIO"}
 
 
 def policy_of_programs(base: Path) -> str:
