@@ -44,6 +44,9 @@ ssize_t ak_read_path(struct ak_call *c, uint64_t addr, char buf[PATH_MAX]);     
 ssize_t ak_read_string(struct ak_call *c, uint64_t addr, char *buf, size_t cap);/* length, -EFAULT, -ERANGE */
 int ak_write(struct ak_call *c, uint64_t addr, const void *buf, size_t len);    /* all of it, or -EFAULT */
 int ak_task_cwd(struct ak_call *c);                     /* a new O_PATH descriptor of the agent's cwd */
+/* What the kernel calls the agent's cwd (AT_FDCWD) or descriptor: its length, at most `cap`, without a NUL. For a
+ * directory its canonical path, with " (deleted)" behind it once removed; for a pipe or the like no path at all. */
+ssize_t ak_task_base_name(struct ak_call *c, int dirfd, char *buf, size_t cap);
 int ak_task_object(struct ak_call *c, int fd);          /* a new O_PATH descriptor of what its descriptor `fd` refers to; -EBADF */
 int ak_task_dup(struct ak_call *c, int fd);             /* a real duplicate (pidfd_getfd); -EPERM where that is refused */
 int ak_task_fd_flags(struct ak_call *c, int fd);        /* its open flags (fdinfo), O_ACCMODE included */

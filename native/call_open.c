@@ -38,6 +38,7 @@ struct request {
 	int base;                       /* O_PATH descriptor of ours that a relative path begins at */
 	int dirfd;                      /* what the agent passed; for errors only */
 	char *path;
+	const char *text;               /* the path in full, if it was easily had */
 };
 
 /* ---- arguments --------------------------------------------------------------------------------------------------- */
@@ -309,21 +310,22 @@ static int open_once(struct ak_call *c, const struct request *r, struct ak_outco
 	if (error)
 		return ak_hide_error(c, r->dirfd, r->path, error);
 	int fd = r->flags & O_PATH ? open_path_only(c, r, &o) : open_existing(c, r, &o, out);
-	if (fd >= 0 && out->kind != AK_LATER && r->resolve == 0)
-		ak_known_add(&o, r->path);
+	if (fd >= 0 && out->kind != AK_LATER && r->text)
+		ak_known_add(&o, r->text);
 	ak_object_close(&o);
 	return fd;
 }
 
 static void do_open(struct ak_call *c, struct request *r, int dirfd, uint64_t path_addr, struct ak_outcome *out)
 {
-	char path[PATH_MAX];
+	char path[PATH_MAX], text[PATH_MAX];
 	ssize_t len = ak_read_path(c, path_addr, path);
 	bool from_base = len > 0 && (path[0] != '/' || (r->resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT)));
 	int fd = -EAGAIN;
-	if (len > 0 && path[0] == '/' && r->resolve == 0 &&
-	    (ak_open_granted(c, path, (size_t)len, r->flags, out) || ak_open_known(c, path, (size_t)len, r->flags, out)))
+	size_t text_len = len > 0 && r->resolve == 0 ? ak_full_text(c, dirfd, path, (size_t)len, text) : 0;
+	if (text_len && ak_open_quick(c, path, text, text_len, r->flags, out))
 		return;
+	r->text = text_len ? text : NULL;
 	r->path = path;
 	r->dirfd = dirfd;
 	r->base = from_base ? ak_task_base(c, dirfd) : AT_FDCWD;

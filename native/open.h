@@ -20,10 +20,10 @@ void ak_pty_opened(struct ak_call *c, const struct ak_object *node, int master);
 bool ak_pty_of_run(struct ak_call *c, const struct ak_object *o);
 int ak_judge_pty(struct ak_call *c, unsigned need, const char *path, size_t len, uint64_t arg);
 
-/* open_quick.c: quick ways for an absolute path without RESOLVE_* flags. True: answered in `out`; false: nothing was
- * recorded, take the long way. ak_known_add() remembers an object that was just opened under `path`. */
-bool ak_open_granted(struct ak_call *c, const char *path, size_t len, unsigned flags, struct ak_outcome *out);
-void ak_known_add(const struct ak_object *o, const char *path);
-bool ak_open_known(struct ak_call *c, const char *path, size_t len, unsigned flags, struct ak_outcome *out);
+/* open_quick.c: a quick way for a path without RESOLVE_* flags. `text` is the path in full (ak_full_text()). True: answered
+ * in `out`; false: nothing was recorded, take the long way. ak_known_add() remembers an object that was just opened. */
+size_t ak_full_text(struct ak_call *c, int dirfd, const char *path, size_t len, char text[PATH_MAX]);
+bool ak_open_quick(struct ak_call *c, const char *path, const char *text, size_t len, unsigned flags, struct ak_outcome *out);
+void ak_known_add(const struct ak_object *o, const char *text);
 
 #endif

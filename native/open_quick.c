@@ -1,16 +1,19 @@
-/* Read-only opens of absolute paths in a few system calls: most of what a build or an interpreter's start does. Both ways
- * begin with the policy's verdict on the text, and leave to call_open.c whatever they are not sure of, unrecorded.
+/* Read-only opens in a few system calls: most of what a build or an interpreter's start does. Both ways begin with the
+ * policy's verdict on the path in full, and leave to call_open.c whatever they are not sure of, unrecorded.
  *
- * ak_open_granted(): the kernel opens it. Landlock enforces the deciding rule exactly (AK "kernel reads", worked out by
+ * open_granted(): the kernel opens it. Landlock enforces the deciding rule exactly (AK "kernel reads", worked out by
  * akbox/policy/landlock.py), so a name that changes during the call leads to nothing that the policy does not grant; the
  * look-up here is for the log, which names the object that the text led to when it was judged.
  *
- * ak_open_known(): what was opened before under the same name. A name is known when it was resolved once in full, was its object's canonical path to the letter, and the object was a
- * regular file or a directory. The second time the policy is asked about that text first; then the kernel opens it, and
- * refuses if any symlink has come into the way (RESOLVE_NO_SYMLINKS). If what it opened is the same object, the text that
- * was judged is that object's canonical path: it was found by these names and no others, and on a file system that folds
- * case, where other spellings lead to the same object, this spelling is the one that the kernel itself gave for it.
- * Anything else is closed and goes the long way.
+ * open_known(): what was opened before under the same name. A name is known when it was resolved once in full, was its
+ * object's canonical path to the letter, and the object was a regular file or a directory. The second time the policy is
+ * asked about that text first; then the kernel opens it, and refuses if any symlink has come into the way
+ * (RESOLVE_NO_SYMLINKS). If what it opened is the same object, the text that was judged is that object's canonical path: it
+ * was found by these names and no others, and on a file system that folds case, where other spellings lead to the same
+ * object, this spelling is the one that the kernel itself gave for it. Anything else is closed and goes the long way.
+ *
+ * A relative path is put behind the name of the directory it begins at. That directory may be moved meanwhile, so such a
+ * text proves what is there (the object that it leads to is the one that was judged), never that nothing is.
  */
 #include "open.h"
 
@@ -47,10 +50,32 @@ static struct known *slot_of(const char *path, size_t len)
 	return &table[(h ^ h >> 16) & (KNOWN - 1)];
 }
 
-void ak_known_add(const struct ak_object *o, const char *path)
+size_t ak_full_text(struct ak_call *c, int dirfd, const char *path, size_t len, char text[PATH_MAX])
+{
+	static const char removed[] = " (deleted)";
+	const size_t mark = sizeof removed - 1;
+	ssize_t base = 0;
+	if (path[0] != '/') {
+		base = ak_task_base_name(c, dirfd, text, PATH_MAX);
+		if (base <= 0 || text[0] != '/' || ((size_t)base > mark && memcmp(text + base - mark, removed, mark) == 0))
+			return 0;
+		if (base > 1 && base < PATH_MAX)
+			text[base++] = '/';
+		while (path[0] == '.' && path[1] == '/' && path[2] != '/') {
+			path += 2;
+			len -= 2;
+		}
+	}
+	if ((size_t)base + len >= PATH_MAX)
+		return 0;
+	memcpy(text + base, path, len + 1);
+	return (size_t)base + len;
+}
+
+void ak_known_add(const struct ak_object *o, const char *text)
 {
 	bool plain = S_ISREG(o->st.st_mode) || S_ISDIR(o->st.st_mode);
-	if (o->flags || !plain || o->len >= NAME_BYTES || strncmp(o->path, "/proc", 5) == 0 || strcmp(o->path, path) != 0)
+	if (o->flags || !plain || o->len >= NAME_BYTES || strncmp(o->path, "/proc", 5) == 0 || strcmp(o->path, text) != 0)
 		return;
 	struct known *k = slot_of(o->path, o->len);
 	k->dev = o->st.st_dev;
@@ -73,44 +98,38 @@ static bool is_canonical(const char *path, size_t len)
 	return true;
 }
 
-bool ak_open_granted(struct ak_call *c, const char *path, size_t len, unsigned flags, struct ak_outcome *out)
+/* Precondition of both: the policy allows `text` by rule `rule`. */
+static bool open_granted(struct ak_call *c, const char *text, uint32_t rule, unsigned flags, bool absolute,
+			 struct ak_outcome *out)
 {
 	struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
-	if (flags & ~SIMPLE_FLAGS || !is_canonical(path, len))
-		return false;
-	struct ak_verdict v = ak_policy_fs(c->config->policy, AK_READ, path, len);
-	if (v.decision != AK_ALLOW || !ak_kernel_reads(c, v.rule))
-		return false;
-	int fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
-	if (fd < 0 && errno != ENOENT && errno != ENOTDIR)
+	int fd = (int)syscall(SYS_openat2, AT_FDCWD, text, &how, sizeof how);
+	if (fd < 0 && (!absolute || (errno != ENOENT && errno != ENOTDIR)))
 		return false;
 	if (fd < 0) {
 		ak_deny(out, errno);            /* no symlink up to where it ends: it is not there, whoever asks */
 		return true;
 	}
 	close(fd);
-	if (ak_record(c, AK_OP_OPEN, AK_ALLOW, AK_READ, v.rule, 0, 0, flags, path, NULL) < 0)
+	if (ak_record(c, AK_OP_OPEN, AK_ALLOW, AK_READ, rule, 0, 0, flags, text, NULL) < 0)
 		ak_deny(out, EPERM);
 	else
 		ak_continue(out);
 	return true;
 }
 
-bool ak_open_known(struct ak_call *c, const char *path, size_t len, unsigned flags, struct ak_outcome *out)
+static bool open_known(struct ak_call *c, const char *text, size_t len, uint32_t rule, unsigned flags, struct ak_outcome *out)
 {
-	struct known *k = slot_of(path, len);
+	struct known *k = slot_of(text, len);
 	struct stat st;
-	if (len != k->len || memcmp(k->name, path, len) != 0 || flags & ~SIMPLE_FLAGS)
-		return false;
-	struct ak_verdict v = ak_policy_fs(c->config->policy, AK_READ, path, len);
-	if (v.decision != AK_ALLOW)
+	if (len != k->len || memcmp(k->name, text, len) != 0)
 		return false;
 	/* O_NONBLOCK: a FIFO may have taken the name. */
 	struct open_how how = {
 		.flags = (flags & (O_APPEND | O_DIRECTORY | O_NOATIME)) | O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
 		.resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
 	};
-	int fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
+	int fd = (int)syscall(SYS_openat2, AT_FDCWD, text, &how, sizeof how);
 	if (fd < 0)
 		return false;
 	bool same = fstat(fd, &st) == 0 && st.st_dev == k->dev && st.st_ino == k->ino;
@@ -120,11 +139,23 @@ bool ak_open_known(struct ak_call *c, const char *path, size_t len, unsigned fla
 		close(fd);
 		return false;
 	}
-	if (ak_record(c, AK_OP_OPEN, AK_ALLOW, AK_READ, v.rule, 0, 0, flags, path, NULL) < 0) {
+	if (ak_record(c, AK_OP_OPEN, AK_ALLOW, AK_READ, rule, 0, 0, flags, text, NULL) < 0) {
 		close(fd);
 		ak_deny(out, EPERM);
 		return true;
 	}
 	ak_install(out, fd, flags & O_CLOEXEC);
 	return true;
+}
+
+bool ak_open_quick(struct ak_call *c, const char *path, const char *text, size_t len, unsigned flags, struct ak_outcome *out)
+{
+	if (flags & ~SIMPLE_FLAGS || !is_canonical(text, len))
+		return false;
+	struct ak_verdict v = ak_policy_fs(c->config->policy, AK_READ, text, len);
+	if (v.decision != AK_ALLOW)
+		return false;
+	if (ak_kernel_reads(c, v.rule) && open_granted(c, text, v.rule, flags, path[0] == '/', out))
+		return true;
+	return open_known(c, text, len, v.rule, flags, out);
 }

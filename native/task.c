@@ -213,6 +213,16 @@ int ak_task_cwd(struct ak_call *c)
 	return fd;
 }
 
+ssize_t ak_task_base_name(struct ak_call *c, int dirfd, char *buf, size_t cap)
+{
+	char link[64];
+	snprintf(link, sizeof link, dirfd == AT_FDCWD ? "%d/cwd" : "%d/fd/%d", c->stop->tid, dirfd);
+	ssize_t n = readlinkat(c->enforcer->proc_dir, link, buf, cap);
+	if (n < 0)
+		return -errno;
+	return gone(c) ? -ESRCH : n;
+}
+
 int ak_task_object(struct ak_call *c, int fd)
 {
 	if (fd < 0)
