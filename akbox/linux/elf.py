@@ -31,7 +31,8 @@ class Elf(NamedTuple):
 def closure(path: str) -> tuple[str, tuple[str, ...]]:
     """(interpreter, libraries) that the ELF file at `path` starts with, as canonical paths; ("", ()) for another file.
 
-    A library that is not found is left out: the program will say so itself.
+    A library that is not found is left out: the program will say so itself. So are others of that name that the linker
+    passes over (32-bit ones).
     """
     main = read_elf(path)
     if main is None:
@@ -41,10 +42,10 @@ def closure(path: str) -> tuple[str, tuple[str, ...]]:
     while queue:
         name, search = queue.pop()
         for library in _find(name, (*search, *main.search)):
-            if library not in found:
+            elf = read_elf(library) if library not in found else None
+            if elf is not None:
                 found[library] = None
-                elf = read_elf(library)
-                queue += [(needed, elf.search) for needed in elf.needed] if elf else []
+                queue += [(needed, elf.search) for needed in elf.needed]
     interpreter = os.path.realpath(main.interpreter) if main.interpreter else ""
     return interpreter, tuple(found)
 

@@ -94,6 +94,16 @@ def test_closure_is_what_ldd_says() -> None:
         assert wanted - {interpreter} == set(libraries) - {interpreter}
 
 
+def test_libraries_of_another_word_size_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "libc.so.6").write_bytes(b"\x7fELF\x01\x01" + b"\0" * 58)
+    _, before = elf.closure("/usr/bin/true")
+    cache = elf.library_cache()
+    monkeypatch.setattr(
+        elf, "library_cache", lambda: cache | {"libc.so.6": (str(tmp_path / "libc.so.6"), *cache["libc.so.6"])}
+    )
+    assert elf.closure("/usr/bin/true")[1] == before != ()
+
+
 def test_files_that_are_not_elf_have_no_closure(tmp_path: Path) -> None:
     for i, data in enumerate(
         (b"", b"\x7fELF", b"\x7fELF\x02\x01" + b"\xff" * 58, b"#!/bin/sh\n", b"\x7fELF\x01\x01" + b"\0" * 58)
