@@ -11,6 +11,9 @@ import unittest
 from test import support
 from test.support import os_helper
 
+# Test cases that this interpreter's suite hangs in, bare, on some machines, and why.
+LEFT_OUT = {"ThreadedVSOCKSocketStreamTest": "waits for ever on a virtual machine whose vsock does not reach itself"}
+
 
 class Outcomes(unittest.TestResult):
     def __init__(self) -> None:
@@ -39,13 +42,19 @@ class Outcomes(unittest.TestResult):
             self.addFailure(test, err)
 
 
+def kept(suite: unittest.TestSuite) -> unittest.TestSuite:
+    """The suite without the cases that are left out."""
+    items = (kept(item) if isinstance(item, unittest.TestSuite) else item for item in suite)
+    return unittest.TestSuite(item for item in items if type(item).__name__ not in LEFT_OUT)
+
+
 def main() -> None:
     module, report = sys.argv[1:]
     support.use_resources = []
     suite = unittest.defaultTestLoader.loadTestsFromName(f"test.{module}")
     result = Outcomes()
     with os_helper.temp_cwd():
-        suite.run(result)
+        kept(suite).run(result)
     with open(report, "w") as file:
         json.dump(result.found, file)
 
