@@ -366,6 +366,7 @@ struct ak_enforcer *ak_enforcer_new(const struct ak_enforcer_config *config, con
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_mutex_init(&e->lock, NULL);
 	pthread_cond_init(&e->changed, &monotonic);
+	pthread_cond_init(&e->turns.turn, &monotonic);
 	pthread_condattr_destroy(&monotonic);
 	pthread_rwlockattr_init(&exec_first);
 	pthread_rwlockattr_setkind_np(&exec_first, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);

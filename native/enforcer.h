@@ -48,6 +48,16 @@ struct ak_counters {
 	atomic_ullong calls, allowed, denied, continued, installed, blocked, upcalls, gone;
 };
 
+/* Which notify threads wait for the next call, see notify.c. */
+struct ak_turns {
+	atomic_uint receiving;                  /* threads in RECV */
+	atomic_uint received;                   /* calls that they got; wraps */
+	atomic_uint asleep;                     /* threads that stand by and look at nothing until `turn` */
+	pthread_cond_t turn;                    /* there are calls again, or one of the next two has changed */
+	bool wanted;                            /* calls queue up; this and the next are guarded by the enforcer's lock */
+	bool over;
+};
+
 struct ak_ptys;
 
 struct ak_enforcer {
@@ -73,6 +83,7 @@ struct ak_enforcer {
 
 	pthread_rwlock_t handovers;             /* held for reading from before the agent gets a descriptor until ours is closed */
 	int listener;                           /* -1 until ak_notify_start() */
+	struct ak_turns turns;
 	unsigned thread_count;
 	struct ak_notify_thread *threads;
 };

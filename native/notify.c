@@ -6,7 +6,9 @@
  * nobody to answer then.
  *
  * Where the answering thread runs is most of the cost (design 03, Placement): with SYNC_WAKE_UP the kernel wakes it on the
- * caller's CPU, which is about to be idle.
+ * caller's CPU, which is about to be idle. Two threads that both wait for the next call take turns at it and drag what
+ * they keep in the caches from CPU to CPU (a third more for each call), so that one waits and the others stand by, until calls
+ * queue up (several CPUs make them) or nobody has received for a while (a look-up that sleeps: a disk, a network).
  */
 #include "notify.h"
 
@@ -18,6 +20,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <linux/seccomp.h>
@@ -26,7 +29,12 @@
 #define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
 #endif
 #define SYNC_WAKE_UP 1ul
-#define THREADS_MAX 4                   /* by default: the kernel wakes every receiving thread for every call */
+#define THREADS_MAX 4                   /* by default */
+#define AT_ONCE_NS 1500                 /* a RECV this short found a call that was waiting already */
+#define QUEUED_CALLS 4                  /* so many of those in a row call for another thread, */
+#define STAY_CALLS 256                  /* which then receives at least this often before it stands by again */
+#define LOOK_MS 2                       /* between two looks of a thread that stands by, while there are calls */
+#define IDLE_LOOKS 5                    /* so many looks without a call, and it sleeps */
 
 struct ak_notify_thread {
 	pthread_t thread;
@@ -35,6 +43,7 @@ struct ak_notify_thread {
 	size_t notif_size;
 	bool ready;                     /* guarded by e->lock */
 	bool failed;
+	unsigned stay, queued;          /* see receive_in_turn() */
 };
 
 bool ak_notify_still_valid(void *ctx)
@@ -116,13 +125,99 @@ static bool hung_up(int listener)
 	return poll(&p, 1, 0) == 1 && (p.revents & (POLLHUP | POLLERR | POLLNVAL));
 }
 
+/* ---- taking turns ------------------------------------------------------------------------------------------------ */
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* More than one only at the end: a thread that stands by for nothing costs what all this is to save. */
+static void wake(struct ak_enforcer *e, bool wanted)
+{
+	pthread_mutex_lock(&e->lock);
+	e->turns.wanted = e->turns.wanted || wanted;
+	pthread_cond_signal(&e->turns.turn);
+	pthread_mutex_unlock(&e->lock);
+}
+
+static void wake_all(struct ak_enforcer *e, bool over)
+{
+	pthread_mutex_lock(&e->lock);
+	e->turns.over = e->turns.over || over;
+	pthread_cond_broadcast(&e->turns.turn);
+	pthread_mutex_unlock(&e->lock);
+}
+
+static void look_later(struct ak_enforcer *e, unsigned ms)
+{
+	uint64_t until = now_ns() + ms * 1000000u;
+	struct timespec deadline = {(time_t)(until / 1000000000u), (long)(until % 1000000000u)};
+	pthread_cond_timedwait(&e->turns.turn, &e->lock, &deadline);
+}
+
+/* Returns when this thread should receive: it is wanted, or nobody has received for a while and nobody waits to. False:
+ * there is nothing to receive any more. */
+static bool stand_by(struct ak_notify_thread *t)
+{
+	struct ak_enforcer *e = t->e;
+	struct ak_turns *turns = &e->turns;
+	unsigned seen = atomic_load(&turns->received), idle = 0;
+	pthread_mutex_lock(&e->lock);
+	while (!turns->over && !turns->wanted) {
+		if (idle < IDLE_LOOKS) {
+			look_later(e, LOOK_MS);
+		} else {
+			atomic_fetch_add(&turns->asleep, 1);
+			pthread_cond_wait(&turns->turn, &e->lock);
+			atomic_fetch_sub(&turns->asleep, 1);
+		}
+		unsigned received = atomic_load(&turns->received);
+		if (received == seen && atomic_load(&turns->receiving) == 0)
+			break;
+		idle = received == seen ? idle + 1 : 0;
+		seen = received;
+	}
+	t->stay = turns->wanted ? STAY_CALLS : 0;
+	turns->wanted = false;
+	bool over = turns->over;
+	pthread_mutex_unlock(&e->lock);
+	return !over;
+}
+
+/* receive(), by this thread when it is its turn. -EPIPE: there is nothing to receive any more. */
+static int receive_in_turn(struct ak_notify_thread *t)
+{
+	struct ak_enforcer *e = t->e;
+	struct ak_turns *turns = &e->turns;
+	if (t->stay == 0 && atomic_load(&turns->receiving) > 0 && !stand_by(t))
+		return -EPIPE;
+	atomic_fetch_add(&turns->receiving, 1);
+	uint64_t start = now_ns();
+	int error = receive(e->listener, t->notif);
+	bool at_once = now_ns() - start < AT_ONCE_NS;
+	atomic_fetch_sub(&turns->receiving, 1);
+	atomic_fetch_add(&turns->received, 1);
+	t->queued = at_once ? t->queued + 1 : 0;
+	if (t->stay)
+		t->stay--;
+	bool queued = t->queued == QUEUED_CALLS;
+	if (queued || atomic_load_explicit(&turns->asleep, memory_order_relaxed))
+		wake(e, queued);
+	if (queued)
+		t->queued = 0;
+	return error;
+}
+
 static void serve(struct ak_notify_thread *t)
 {
 	struct ak_enforcer *e = t->e;
 	struct seccomp_notif *notif = t->notif;
 	for (;;) {
 		memset(notif, 0, t->notif_size);        /* the kernel insists */
-		int error = receive(e->listener, notif);
+		int error = receive_in_turn(t);
 		if (error == -ENOENT && !hung_up(e->listener))
 			continue;               /* the caller was killed before we had its call */
 		if (error == -EINTR || error == -EAGAIN)
@@ -159,6 +254,7 @@ static void *thread_main(void *arg)
 	pthread_mutex_unlock(&t->e->lock);
 	if (ok)
 		serve(t);
+	wake_all(t->e, false);          /* the others see for themselves whether it is over */
 	return NULL;
 }
 
@@ -235,6 +331,7 @@ int ak_notify_start(struct ak_enforcer *e, int listener, unsigned count)
 
 void ak_notify_stop(struct ak_enforcer *e)
 {
+	wake_all(e, true);
 	for (unsigned i = 0; i < e->thread_count; i++)
 		pthread_cancel(e->threads[i].thread);
 	for (unsigned i = 0; i < e->thread_count; i++) {
