@@ -9,6 +9,7 @@ number. Man pages: ptrace(2), "Syscall-stops"; unix(7), SCM_RIGHTS. Tracer threa
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import errno
 import os
@@ -20,8 +21,8 @@ from pathlib import Path
 from ptrace.binding import ptrace_syscall
 
 from akbox.linux import syscalls
-from akbox.linux.memory import read_memory, write_memory
-from akbox.linux.registers import NAMES, Registers
+from akbox.linux.memory import read_memory, thread_group, write_memory
+from akbox.linux.registers import NAMES, Registers, asked
 
 _SYSCALL_STOP = signal.SIGTRAP | 0x80  # PTRACE_O_TRACESYSGOOD
 _WALL = 0x40000000
@@ -42,7 +43,7 @@ class Injector:
         self._server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         self._server.bind(self._path)
         self._server.listen(64)
-        self._server.settimeout(5)
+        self._server.setblocking(False)  # whom we are to answer has connected by then
         self._numbers = {
             name: number
             for name in ("socket", "connect", "recvmsg", "close")
@@ -56,10 +57,14 @@ class Injector:
         """Precondition: `tid` is in a seccomp stop. Returns the number it has there, or -errno; the task is then in a
         syscall-exit stop with its registers as they were, ready for `Tracer.answer`. Raises TaskGone."""
         saved = Registers.load(tid)
+        self._forget_the_dead()
         scratch = (saved.get("rsp" if NAMES.number == "orig_rax" else "sp") - _SCRATCH_BELOW_STACK) & ~15
         task = _Task(tid)
         try:
             return self._exchange(task, scratch, fd, cloexec)
+        except ProcessLookupError:
+            task.gone = True
+            raise TaskGone from None
         finally:
             if not task.gone:
                 saved.store()
@@ -77,22 +82,33 @@ class Injector:
             result = task.call(numbers["connect"], sock, scratch, len(address))
             if result < 0:
                 return result
-            self._send(fd)
+            self._send(fd, thread_group(task.tid))
             return self._receive(task, sock, scratch, cloexec)
         finally:
             task.call(numbers["close"], sock)
 
-    def _send(self, fd: int) -> None:
-        peer, _ = self._server.accept()
-        with peer:
-            peer.sendmsg([b"."], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+    def _forget_the_dead(self) -> None:
+        """Closes what is left of tasks that connected and were killed before they were sent anything."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._server.accept()[0].close()
+
+    def _send(self, fd: int, group: int) -> None:
+        """To that process and no other of the run. Raises BlockingIOError when it has not connected."""
+        while True:
+            peer, _ = self._server.accept()
+            with peer:
+                if struct.unpack("=iII", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0] == group:
+                    peer.sendmsg([b"."], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+                    return
 
     def _receive(self, task: _Task, sock: int, scratch: int, cloexec: bool) -> int:
         """struct msghdr, iovec, one byte and room for one descriptor, laid out in the scratch space."""
         header, vector, byte, control = scratch, scratch + 64, scratch + 96, scratch + 128
         write_memory(task.tid, header, struct.pack("=QIIQQQQII", 0, 0, 0, vector, 1, control, 24, 0, 0))
         write_memory(task.tid, vector, struct.pack("=QQ", byte, 1))
-        result = task.call(self._numbers["recvmsg"], sock, header, _MSG_CMSG_CLOEXEC if cloexec else 0)
+        flags = socket.MSG_DONTWAIT | (_MSG_CMSG_CLOEXEC if cloexec else 0)  # it has been sent
+        result = task.call(self._numbers["recvmsg"], sock, header, flags)
         if result < 0:
             return result
         length, level, kind, number = struct.unpack("=Qiii", read_memory(task.tid, control, 20))
@@ -132,7 +148,7 @@ class _Task:
         An end, or an exec by another thread of the process, is left for the tracer's own loop to see.
         """
         while True:
-            ptrace_syscall(self.tid)
+            asked(ptrace_syscall, self.tid)
             info = os.waitid(os.P_PID, self.tid, os.WEXITED | os.WSTOPPED | os.WNOWAIT | _WALL)
             if info is None or info.si_code != os.CLD_TRAPPED or info.si_status >> 8 == _EVENT_EXEC:
                 self.gone = True

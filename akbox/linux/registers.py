@@ -6,11 +6,14 @@ it: most runs make their authority calls through the prctl door and never do.
 
 from __future__ import annotations
 
+import errno
 import platform
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
 from ptrace.binding import ptrace_getregs, ptrace_setregs
+from ptrace.error import PtraceError
 
 
 class Names(Struct, frozen=True):
@@ -29,18 +32,28 @@ NAMES = _BY_MACHINE[platform.machine()]
 _WORD = (1 << 64) - 1
 
 
+def asked(request: Callable[..., Any], tid: int, *arguments: Any) -> Any:
+    """What a ptrace request of python-ptrace returns. Raises OSError: ProcessLookupError (ESRCH) when the task was
+    killed since it stopped, which may happen at any moment."""
+    try:
+        return request(tid, *arguments)
+    except PtraceError as error:
+        raise OSError(error.errno or errno.EIO, str(error)) from error
+
+
 class Registers(Struct):
-    """A task's registers as read at a stop; `store()` writes them back. Precondition: the task is stopped and ours."""
+    """A task's registers as read at a stop; `store()` writes them back. Precondition: the task is stopped and ours.
+    Both raise OSError."""
 
     tid: int
     raw: Any  # python-ptrace's ctypes structure, one per architecture
 
     @classmethod
     def load(cls, tid: int) -> Registers:
-        return cls(tid, ptrace_getregs(tid))
+        return cls(tid, asked(ptrace_getregs, tid))
 
     def store(self) -> None:
-        ptrace_setregs(self.tid, self.raw)
+        asked(ptrace_setregs, self.tid, self.raw)
 
     def get(self, name: str) -> int:
         return int(getattr(self.raw, name))
