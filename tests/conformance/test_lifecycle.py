@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .engine import (
-    PROJECT,
+from akbox.conformance.engine import (
     USERS,
     Result,
     akbox_command,
@@ -25,12 +24,13 @@ from .engine import (
     uid_of,
     verify,
 )
-from .model import BOTH, py, sh
-from .world import World, Worlds
+from akbox.conformance.model import BOTH, py, sh
+from akbox.conformance.world import World, Worlds
 
 VARIANTS = [(user, interposer) for user in USERS for interposer in BOTH]
 BOTH_OF_EACH = pytest.mark.parametrize(("user", "interposer"), VARIANTS, ids=lambda word: word)
 DEADLINE_S = 10
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 def sound(world: World, result: Result, exit_code: int = 0) -> Result:

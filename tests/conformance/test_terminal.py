@@ -8,10 +8,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from akbox.conformance.engine import USERS, akbox_command, execute, logs, uid_of, verify
+from akbox.conformance.model import BOTH
+from akbox.conformance.world import World, Worlds
+
 from .console import CTRL_C, CTRL_D, CTRL_Z, Console
-from .engine import USERS, akbox_command, execute, logs, uid_of, verify
-from .model import BOTH
-from .world import World, Worlds
 
 VARIANTS = pytest.mark.parametrize(
     ("user", "interposer"), [(user, interposer) for user in USERS for interposer in BOTH], ids=lambda word: word

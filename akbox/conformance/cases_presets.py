@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 
-from .engine import Result
-from .model import Case, Expect, deny, ok, py, sh
-from .world import World
+from akbox.conformance.engine import Result
+from akbox.conformance.model import Case, Expect, deny, ok, py, require, sh
+from akbox.conformance.world import World
 
 # Each exists or not; each is tried as a file to write, a name to rename onto or link, and by making its directory.
 PROTECTED = [
@@ -111,9 +111,9 @@ def configured_hooks(world: World) -> None:
 
 def untouched(world: World, result: Result) -> None:
     for path in (world.W / ".bashrc", world.W / ".claude" / "settings.json"):
-        assert path.read_text() in ("# host\n", "{}\n"), str(result)
-    assert not os.path.lexists(world.W / ".mcp.json"), str(result)
-    assert not os.path.lexists(world.W / ".vscode" / "settings.json"), str(result)
+        require(path.read_text() in ("# host\n", "{}\n"), str(result))
+    for name in (".mcp.json", ".vscode/settings.json"):
+        require(not os.path.lexists(world.W / name), str(result))
 
 
 COMMIT = (

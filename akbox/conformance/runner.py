@@ -1,0 +1,114 @@
+"""The kit as a command: every case, user and interposer, several at a time, with an outcome for each.
+
+A host may itself refuse a call before akbox can (a container runtime's filter, a kernel built without something). Then
+there is nothing to show in the log; such a case counts as `removed`: the same attempt fails bare too, and inside it
+fails and harms nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from akbox.conformance.engine import (
+    attempt,
+    attempt_bare,
+    check_case,
+    check_control,
+    controls,
+    judge,
+    judge_harmless,
+    parameters,
+    uid_of,
+)
+from akbox.conformance.model import Case, Failed, require
+from akbox.conformance.world import Worlds
+
+PASS, FAIL, REMOVED = "pass", "fail", "removed"
+OUTSIDE = "outside"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`user` is "root", "user" or, for a control, "outside"; `detail` says why it is not a plain pass."""
+
+    case: str
+    title: str
+    user: str
+    interposer: str
+    status: str
+    detail: str
+    seconds: float
+
+
+def run_kit(
+    worlds: Worlds, cases: Sequence[Case], users: Sequence[str], interposers: Sequence[str], jobs: int
+) -> Iterator[Outcome]:
+    """Runs what applies, `jobs` at a time, and yields outcomes in the order of the cases."""
+    work: list[Callable[[], Outcome]] = []
+    for case in cases:
+        work += [lambda case=case: control_outcome(worlds, case) for case in controls([case])]  # type: ignore[misc]
+        for _, user, interposer in parameters([case]):
+            if user in users and interposer in interposers:
+                work.append(lambda c=case, u=user, i=interposer: case_outcome(worlds, c, u, i))  # type: ignore[misc]
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        futures = [pool.submit(one) for one in work]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def count_work(cases: Sequence[Case], users: Sequence[str], interposers: Sequence[str]) -> int:
+    inside = [one for one in parameters(cases) if one[1] in users and one[2] in interposers]
+    return len(inside) + len(controls(cases))
+
+
+def control_outcome(worlds: Worlds, case: Case) -> Outcome:
+    began = time.monotonic()
+    status, detail = PASS, ""
+    try:
+        check_control(worlds, case)
+    except Failed as error:
+        status, detail = REMOVED, str(error)
+    return Outcome(case.id, case.title, OUTSIDE, "", status, detail, time.monotonic() - began)
+
+
+def case_outcome(worlds: Worlds, case: Case, user: str, interposer: str) -> Outcome:
+    began = time.monotonic()
+    status, detail = PASS, ""
+    try:
+        check_case(worlds, case, user, interposer)
+    except Failed as error:
+        detail = str(error)
+        there = case.refuses and holds(lambda: removed_here(worlds, case, user, interposer))
+        status = REMOVED if there else FAIL
+    return Outcome(case.id, case.title, user, interposer, status, detail, time.monotonic() - began)
+
+
+def removed_here(worlds: Worlds, case: Case, user: str, interposer: str) -> None:
+    """This host lets nobody do what the case tries, so that only its failing can be seen inside. Raises Failed."""
+    how = case.control.how if case.control is not None else "user"
+    with worlds.lend(uid_of(user)) as world:
+        bare = attempt_bare(world, case, how)
+        if case.control is None:
+            require(bare.exit != 0, f"it works here\n{bare}")
+        else:
+            wanted = case.control
+            require(not holds(lambda: judge(bare, world, wanted)), f"it works here\n{bare}")
+    with worlds.lend(uid_of(user)) as world:
+        inside = attempt(world, case, interposer)
+        require(inside.exit != 0, f"it works inside\n{inside}")
+        judge_harmless(case, world, inside)
+
+
+def holds(judgement: Callable[[], object]) -> bool:
+    try:
+        judgement()
+    except Failed:
+        return False
+    return True
