@@ -125,7 +125,10 @@ def _show(number: int, total: int, outcome: Outcome) -> None:
 
 
 def _print_summary(cases: list[Case], outcomes: list[Outcome]) -> None:
-    inside = [outcome for outcome in outcomes if outcome.user != "outside"]
+    inside = [outcome for outcome in outcomes if outcome.user not in ("outside", "")]
+    for outcome in outcomes:
+        if outcome.status == "absent":
+            note(f"{outcome.case}: not run, {outcome.detail}")
     removed = [outcome for outcome in inside if outcome.status == "removed"]
     untried = [outcome for outcome in outcomes if outcome.user == "outside" and outcome.status != "pass"]
     for outcome in removed:
@@ -133,7 +136,7 @@ def _print_summary(cases: list[Case], outcomes: list[Outcome]) -> None:
     counts = Counter(outcome.status for outcome in inside)
     said = ", ".join(f"{count} {paint(status, COLOURS[status], sys.stdout)}" for status, count in counts.items())
     print(f"{len(cases)} cases, {len(inside)} runs inside: {said}")
-    controls = len(outcomes) - len(inside)
+    controls = sum(outcome.user == "outside" for outcome in outcomes)
     print(f"{controls - len(untried)} of {controls} attempts work outside")
     for outcome in untried:
         note(f"{outcome.case}: cannot be done outside either, here")

@@ -83,6 +83,11 @@ PROCESSES = [
         Case(f"{case}-{words[0]}", f"{words[0]} of a host process", call(*words, "{HP}", "{HPADDR}"), refused(nr))
         for case, words, nr in MEMORY
     ),
+    *(
+        Case(f"{case}-{words[0]}-parent", f"{words[0]} of the parent",
+             sh(f"{{K}}/try_call {words[0]} $PPID {{HPADDR}}"), refused(nr), control=None)
+        for case, words, nr in MEMORY
+    ),
     Case("P10", "memory of a host process", call("proc_mem", "{HP}"),
          Expect(errnos=("EACCES", "EPERM"), entry=Entry("fs.open", "/proc/*/mem"))),
     Case("P10-parent", "memory of the parent", sh("{K}/try_call proc_mem $PPID"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 
 from akbox.conformance.engine import Result
 from akbox.conformance.model import Case, Expect, deny, ok, py, require, sh
@@ -122,6 +123,8 @@ COMMIT = (
 )
 
 CASES = [
+    replace(case, programs=("git",))
+    for case in (
     Case("F50-F53", "every way to every protected file", py(ATTACK), ok("all refused"), control=None, preset="default",
          prepare=repositories, check=untouched, timeout_s=120),
     Case("F53-neighbours", "their neighbours are free",
@@ -150,4 +153,5 @@ CASES = [
          preset="default", prepare=worktree),
     Case("F56-file", "and cannot be redirected", sh("cd tree && echo 'gitdir: /tmp' > .git"),
          Expect(errnos=("EACCES",)), preset="default", prepare=worktree),
+)
 ]  # fmt: skip

@@ -55,11 +55,42 @@ HOST_PROCESS = [
          Expect(errnos=(*HIDDEN, "EROFS")), control=None, policy=PROC),
 ]  # fmt: skip
 
+# (device, how it is opened); which of them there are depends on the machine.
+DANGEROUS = [
+    ("kvm", "O_RDWR"),
+    ("fuse", "O_RDWR"),
+    ("mem", "O_RDONLY"),
+    ("port", "O_RDONLY"),
+    ("kmsg", "O_RDONLY"),
+    ("tty1", "O_RDONLY"),
+    ("input/event0", "O_RDONLY"),
+    ("video0", "O_RDWR"),
+    ("vda", "O_RDONLY"),
+    ("sda", "O_RDONLY"),
+    ("net/tun", "O_RDWR"),
+    ("loop-control", "O_RDWR"),
+    ("vhost-vsock", "O_RDWR"),
+]
+FUSE: dict[str, object] = {"fs.read": ["/dev/fuse"], "fs.write": ["/dev/fuse"]}
+ALL_DEVICES: dict[str, object] = {"fs.read": ["/dev/**"], "fs.write": ["/dev/**"]}
 DEVICES = [
-    Case(f"R10-{name}", f"/dev/{name} under the default preset", py(f"import os; os.open('/dev/{name}', os.{mode})"),
-         Expect(errnos=("EACCES", "EPERM"), entry=opened(f"/dev/{name}")), ROOT_ONLY, preset="default")
-    for name, mode in (("kvm", "O_RDWR"), ("fuse", "O_RDWR"), ("kmsg", "O_RDONLY"), ("tty1", "O_RDONLY"))
-    if Path(f"/dev/{name}").exists()
+    *(
+        Case(f"R10-{name.replace('/', '-')}", f"/dev/{name} under the default preset",
+             py(f"import os; os.open('/dev/{name}', os.{mode})"),
+             Expect(errnos=("EACCES", "EPERM"), entry=opened(f"/dev/{name}")), None, preset="default")
+        for name, mode in DANGEROUS
+        if Path(f"/dev/{name}").exists()
+    ),
+    *(
+        case
+        for case in (
+            Case("R10-wide", "one that is granted with all of /dev", py("import os; os.open('/dev/fuse', os.O_RDWR)"),
+                 deny("fs.open", "/dev/fuse"), policy=ALL_DEVICES),
+            Case("R10-exact", "and by its exact path", py("import os; os.open('/dev/fuse', os.O_RDWR)"), ok(),
+                 policy=FUSE),
+        )
+        if os.access("/dev/fuse", os.R_OK | os.W_OK) and os.stat("/dev/fuse").st_mode & 0o006 == 0o006
+    ),
 ]  # fmt: skip
 
 

@@ -83,17 +83,20 @@ def execute(
     standard input is a new terminal, and the program's controlling one."""
     if terminal:
         master, stdin = os.openpty()
-    process = subprocess.Popen(
-        [*as_user(uid), *argv],
-        cwd=cwd or world.W,
-        env=environment(world) if env is None else env,
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        pass_fds=pass_fds,
-        preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if terminal else None,
-    )
+    try:
+        process = subprocess.Popen(
+            [*as_user(uid), *argv],
+            cwd=cwd or world.W,
+            env=environment(world) if env is None else env,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=pass_fds,
+            preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if terminal else None,
+        )
+    except OSError as error:  # there is no such program
+        return Result(list(argv), 127, "", error.strerror or str(error))
     try:
         out, err = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
@@ -259,9 +262,10 @@ def judge_harmless(case: Case, world: World, result: Result) -> None:
     """What holds whoever refused: nothing secret was read, nothing changed, and the log verifies. Raises Failed."""
     require(MARK not in result.stdout + result.stderr, f"something denied was read\n{result}")
     require(world.changed(case.changes) == [], f"the host changed\n{result}")
-    if result.log is None:
+    if result.log is not None:
+        verify(world, result.log)
+    elif case.starts:
         raise Failed(f"the run left no log\n{result}")
-    verify(world, result.log)
 
 
 def judge_explained(case: Case, world: World, result: Result) -> None:

@@ -54,7 +54,8 @@ def disagreements(
     another user's. Decisions that no policy makes (a call refused by number, a signal, a device node) are left out.
     """
     from akbox.cli.choose import load_named
-    from akbox.linux.runtime import runtime_needs
+    from akbox.linux.errors import CannotRun
+    from akbox.linux.runtime import Needs, runtime_needs
     from akbox.policy.compile import compile_policy
     from akbox.policy.explain import explain
     from akbox.policy.inuse import policy_names
@@ -62,7 +63,10 @@ def disagreements(
     from akbox.policy.rules import Context
 
     chosen = load_named(policy).policy
-    needs = runtime_needs(command, str(cwd), {"PATH": os.defpath}, chosen.runtime)
+    try:
+        needs = runtime_needs(command, str(cwd), {"PATH": os.defpath}, chosen.runtime)
+    except CannotRun:  # there is no such program: nothing was granted for it
+        needs = Needs("", "/usr", ())
     context = Context(
         workdir=str(cwd),
         home=str(home),

@@ -84,6 +84,8 @@ class Case:
     needs_root: bool = False  # what it prepares only root can make; not part of a kit run by somebody else
     changes: tuple[str, ...] = ()  # guarded places that the case may change after all
     beyond: str = ""  # why enforcement refuses or allows what explain, asked about the path alone, says otherwise
+    programs: tuple[str, ...] = ()  # beyond a minimal system's: where one is absent the case cannot be run
+    starts: bool = True  # False: akbox refuses to start it, so that there may be no log
     terminal: bool = False  # standard input is a terminal of its own
     timeout_s: float = 30
 

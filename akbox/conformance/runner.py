@@ -7,6 +7,7 @@ fails and harms nothing.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from akbox.conformance.engine import (
 from akbox.conformance.model import Case, Failed, require
 from akbox.conformance.world import Worlds
 
-PASS, FAIL, REMOVED = "pass", "fail", "removed"
+PASS, FAIL, REMOVED, ABSENT = "pass", "fail", "removed", "absent"
 OUTSIDE = "outside"
 
 
@@ -49,6 +50,10 @@ def run_kit(
     """Runs what applies, `jobs` at a time, and yields outcomes in the order of the cases."""
     work: list[Callable[[], Outcome]] = []
     for case in cases:
+        lacking = absent_programs(case)
+        if lacking:
+            work.append(lambda c=case, d=f"needs {lacking}": Outcome(c.id, c.title, "", "", ABSENT, d, 0))  # type: ignore[misc]
+            continue
         work += [lambda case=case: control_outcome(worlds, case) for case in controls([case])]  # type: ignore[misc]
         for _, user, interposer in parameters([case]):
             if user in users and interposer in interposers:
@@ -63,9 +68,14 @@ def run_kit(
                 future.cancel()
 
 
+def absent_programs(case: Case) -> str:
+    return ", ".join(name for name in case.programs if shutil.which(name) is None)
+
+
 def count_work(cases: Sequence[Case], users: Sequence[str], interposers: Sequence[str]) -> int:
-    inside = [one for one in parameters(cases) if one[1] in users and one[2] in interposers]
-    return len(inside) + len(controls(cases))
+    run = [case for case in cases if not absent_programs(case)]
+    inside = [one for one in parameters(run) if one[1] in users and one[2] in interposers]
+    return len(inside) + len(controls(run)) + len(cases) - len(run)
 
 
 def control_outcome(worlds: Worlds, case: Case) -> Outcome:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -122,6 +124,25 @@ def test_the_terminal_is_left_as_it_was(worlds: Worlds, user: str, interposer: s
         before = terminal.command("stty -g").splitlines()[-1]
         terminal.command(line(interposer, "sh", "-c", "stty raw -echo; true"))
         assert terminal.command("stty -g").splitlines()[-1] == before
+
+
+@VARIANTS
+def test_it_is_left_usable_by_a_crash(worlds: Worlds, user: str, interposer: str) -> None:
+    """akbox is killed in the middle: the shell has its terminal back, and keys do there what they did (T04)."""
+    with console(worlds, user) as (_, terminal):
+        before = terminal.command("stty -g").splitlines()[-1]
+        terminal.type(line(interposer, "sh", "-c", "echo rea''dy; exec sleep 600") + "\n")
+        terminal.expect("ready")
+        os.killpg(os.tcgetpgrp(terminal.master), signal.SIGKILL)
+        terminal.expect("Killed")
+        terminal.expect("KIT> ")
+        assert terminal.status() == 137
+        assert terminal.command("stty -g").splitlines()[-1] == before
+        terminal.type("sh -c \"echo aga''in; exec sleep 600\"\n")
+        terminal.expect("again")
+        terminal.type(CTRL_C)
+        terminal.expect("KIT> ")
+        assert terminal.status() == 130
 
 
 @VARIANTS
