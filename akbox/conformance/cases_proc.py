@@ -34,8 +34,10 @@ HOST_PROCESS = [
     Case("R01-self", "one's own is there", sh("cat /proc/self/status /proc/$$/status | grep -c ^Name"), ok("2"),
          policy=PROC),
     Case("R01-child", "and that of a child",
-         py("import subprocess; p = subprocess.Popen(['sleep', '9'])\n"
-            "print(open(f'/proc/{p.pid}/cmdline').read().split(chr(0))[0]); p.kill()"), ok("sleep"), policy=PROC),
+         py("from subprocess import PIPE, Popen\np = Popen(['cat'], stdin=PIPE, stdout=PIPE)\n"
+            "p.stdin.write(b'x'); p.stdin.flush(); p.stdout.read(1)\n"
+            "print(open(f'/proc/{p.pid}/cmdline').read().split(chr(0))[0]); p.stdin.close(); p.wait()"),
+         ok("cat"), policy=PROC),
     Case("R04-oom", "oom_score_adj", sh("echo 500 > /proc/self/oom_score_adj"),
          Expect(errnos=HIDDEN, entry=Entry("fs.open"))),
     Case("R04-oom-preset", "under the default preset", sh("echo 500 > /proc/self/oom_score_adj"),

@@ -200,7 +200,7 @@ def build_helpers(folder: Path) -> None:
     programs = {name: [source / f"{name}.c"] for name in alone}
     programs["try_call"] = sorted(path for path in source.glob("*.c") if path.stem not in alone)
     for name, files in programs.items():
-        flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread"]
+        flags = ["-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
         try:
             subprocess.run(["gcc", *flags, "-o", folder / name, *files], check=True, capture_output=True, text=True)
         except FileNotFoundError as error:
