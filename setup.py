@@ -1,4 +1,7 @@
-"""Builds the one C extension and puts policies/ and sdk/python into the wheel; the rest is in pyproject.toml."""
+"""Builds the one C extension and puts policies/, sdk/python and scripts/verify-log into the wheel.
+
+The rest is in pyproject.toml.
+"""
 
 import os
 import shutil
@@ -13,7 +16,7 @@ FLAGS.append("-D_GNU_SOURCE")
 if os.environ.get("AKBOX_WERROR"):
     FLAGS.append("-Werror")
 
-SHIPPED = ("policies", "sdk/python")
+SHIPPED = ("policies", "sdk/python", "scripts/verify-log")
 
 
 class BuildWithData(build_py):
@@ -26,6 +29,10 @@ class BuildWithData(build_py):
         for name in SHIPPED:
             target = Path(self.build_lib) / "akbox" / "_data" / name
             shutil.rmtree(target, ignore_errors=True)
+            if Path(name).is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(name, target)
+                continue
             shutil.copytree(name, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "*.egg-info"))
 
 

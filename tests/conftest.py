@@ -1,1 +1,1 @@
-"""Puts tests/ on the path, so that the integration tests can use the conformance kit's worlds and engine."""
+"""Puts tests/ on the path, so that tests can use helper modules beside other tests (conformance.console)."""

@@ -16,6 +16,7 @@ COMMANDS = {
     "policy": ("akbox.cli.policy:policy", "Check, explain, start and trust policies."),
     "audit": ("akbox.cli.audit:audit", "Verify, show and recover the logs of runs."),
     "doctor": ("akbox.cli.doctor:doctor", "Try what this host can hold, and say what to do where it can't."),
+    "test": ("akbox.cli.test:test", "Try on this machine what akbox promises."),
 }
 EPILOG = "Start with: akbox run -- COMMAND. Exit codes and the policy format are in docs/."
 RUN_HELP = """Run a command under a policy.

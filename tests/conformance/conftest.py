@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .world import Worlds, build_helpers
+from akbox.conformance.world import Worlds, build_helpers
 
 
 @pytest.fixture(scope="session")

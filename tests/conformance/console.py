@@ -13,8 +13,8 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 
-from .engine import as_user, environment
-from .world import World
+from akbox.conformance.engine import as_user, environment
+from akbox.conformance.world import World
 
 PROMPT = "KIT> "
 DEADLINE_S = 20

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .engine import USERS, Result, run_inside, run_outside, uid_of, verify
-from .model import BOTH
-from .world import MARK, World, Worlds, build_helpers
+from akbox.conformance.engine import USERS, Result, run_inside, run_outside, uid_of, verify
+from akbox.conformance.model import BOTH
+from akbox.conformance.world import MARK, World, Worlds, build_helpers
 
 COUNTS = re.compile(r"rounds (\d+) good (\d+) refused (\d+) leaked (\d+)")
 EXEC_SHARE = 50  # an exec race starts a process per round: one round for so many of the others

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from .engine import USERS, Result, akbox_command, execute, logs, policy_text, run_inside, uid_of
-from .world import World, Worlds
+from akbox.conformance.engine import USERS, Result, akbox_command, execute, logs, policy_text, run_inside, uid_of
+from akbox.conformance.world import World, Worlds
 
 ANY_USER = pytest.mark.parametrize("user", USERS)
 SHOW = ("/usr/bin/python3", "-I", "-c", "import sys, json; print(json.dumps(sys.argv[1:]))")

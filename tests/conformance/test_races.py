@@ -6,10 +6,11 @@ import os
 
 import pytest
 
-from .engine import USERS
-from .model import BOTH
+from akbox.conformance.engine import USERS
+from akbox.conformance.model import BOTH
+from akbox.conformance.world import Worlds
+
 from .races import RACES, Race, check_race_control, run_race
-from .world import Worlds
 
 ROUNDS = int(os.environ.get("AKBOX_RACE_ROUNDS", "5000"))
 

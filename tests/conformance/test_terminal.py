@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from akbox.conformance.engine import USERS, akbox_command, execute, logs, uid_of, verify
+from akbox.conformance.model import BOTH
+from akbox.conformance.world import World, Worlds
+
 from .console import CTRL_C, CTRL_D, CTRL_Z, Console
-from .engine import USERS, akbox_command, execute, logs, uid_of, verify
-from .model import BOTH
-from .world import World, Worlds
 
 VARIANTS = pytest.mark.parametrize(
     ("user", "interposer"), [(user, interposer) for user in USERS for interposer in BOTH], ids=lambda word: word
@@ -121,6 +124,25 @@ def test_the_terminal_is_left_as_it_was(worlds: Worlds, user: str, interposer: s
         before = terminal.command("stty -g").splitlines()[-1]
         terminal.command(line(interposer, "sh", "-c", "stty raw -echo; true"))
         assert terminal.command("stty -g").splitlines()[-1] == before
+
+
+@VARIANTS
+def test_it_is_left_usable_by_a_crash(worlds: Worlds, user: str, interposer: str) -> None:
+    """akbox is killed in the middle: the shell has its terminal back, and keys do there what they did (T04)."""
+    with console(worlds, user) as (_, terminal):
+        before = terminal.command("stty -g").splitlines()[-1]
+        terminal.type(line(interposer, "sh", "-c", "echo rea''dy; exec sleep 600") + "\n")
+        terminal.expect("ready")
+        os.killpg(os.tcgetpgrp(terminal.master), signal.SIGKILL)
+        terminal.expect("Killed")
+        terminal.expect("KIT> ")
+        assert terminal.status() == 137
+        assert terminal.command("stty -g").splitlines()[-1] == before
+        terminal.type("sh -c \"echo aga''in; exec sleep 600\"\n")
+        terminal.expect("again")
+        terminal.type(CTRL_C)
+        terminal.expect("KIT> ")
+        assert terminal.status() == 130
 
 
 @VARIANTS

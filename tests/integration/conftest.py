@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from conformance.world import Worlds
+
+from akbox.conformance.world import Worlds
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conformance.engine import PROJECT, akbox_command, execute, uid_of, verify
-from conformance.world import World, Worlds
+from akbox.conformance.engine import akbox_command, execute, uid_of, verify
+from akbox.conformance.world import World, Worlds
 
 PYTHON = "/usr/bin/python3"
 MODULES = [
@@ -26,6 +26,7 @@ MODULES = [
     for name in ("os", "posix", "io", "subprocess", "threading", "socket", "mmap", "shutil", "tempfile", "pathlib")
 ]
 RUNNER = Path(__file__).with_name("cpython_runner.py")
+PROJECT = Path(__file__).resolve().parents[2]
 EXPLAINED = PROJECT / "docs" / "compatibility.md"
 TIMEOUT_S = 1800
 

@@ -122,7 +122,7 @@ def npm_project(folder: Path) -> None:
 
 def c_sources(folder: Path) -> None:
     for name in ("call.h", "kernel.c", "files.c", "try_call.c"):
-        write(folder / name, (PROJECT / "tests" / "conformance" / "helper" / name).read_text())
+        write(folder / name, (PROJECT / "akbox" / "conformance" / "helper" / name).read_text())
 
 
 def pytest_project(folder: Path) -> None:

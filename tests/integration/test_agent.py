@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conformance.engine import USERS, run_inside, uid_of, verify
-from conformance.model import BOTH
-from conformance.world import Worlds
+
+from akbox.conformance.engine import USERS, run_inside, uid_of, verify
+from akbox.conformance.model import BOTH
+from akbox.conformance.world import Worlds
 
 from .fake_model import FakeModel
 

@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conformance.engine import USERS, akbox_command, execute, logs, policy_text, run_inside, uid_of, verify
-from conformance.model import BOTH
-from conformance.world import Worlds
+
+from akbox.conformance.engine import USERS, akbox_command, execute, logs, policy_text, run_inside, uid_of, verify
+from akbox.conformance.model import BOTH
+from akbox.conformance.world import Worlds
 
 ROUNDS = int(os.environ.get("AKBOX_KILL_ROUNDS", "15"))
 KILLER = Path(__file__).with_name("killer.py")

@@ -6,8 +6,9 @@ import re
 import shutil
 
 import pytest
-from conformance.engine import USERS, Result, execute, run_inside, uid_of, verify
-from conformance.world import World, Worlds
+
+from akbox.conformance.engine import USERS, Result, execute, run_inside, uid_of, verify
+from akbox.conformance.world import World, Worlds
 
 from .programs import FALLBACKS, PROGRAMS, Program, contents
 

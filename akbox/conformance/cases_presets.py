@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 
-from .engine import Result
-from .model import Case, Expect, deny, ok, py, sh
-from .world import World
+from akbox.conformance.engine import Result
+from akbox.conformance.model import Case, Expect, deny, ok, py, require, sh
+from akbox.conformance.world import World
 
 # Each exists or not; each is tried as a file to write, a name to rename onto or link, and by making its directory.
 PROTECTED = [
@@ -111,9 +112,9 @@ def configured_hooks(world: World) -> None:
 
 def untouched(world: World, result: Result) -> None:
     for path in (world.W / ".bashrc", world.W / ".claude" / "settings.json"):
-        assert path.read_text() in ("# host\n", "{}\n"), str(result)
-    assert not os.path.lexists(world.W / ".mcp.json"), str(result)
-    assert not os.path.lexists(world.W / ".vscode" / "settings.json"), str(result)
+        require(path.read_text() in ("# host\n", "{}\n"), str(result))
+    for name in (".mcp.json", ".vscode/settings.json"):
+        require(not os.path.lexists(world.W / name), str(result))
 
 
 COMMIT = (
@@ -122,6 +123,8 @@ COMMIT = (
 )
 
 CASES = [
+    replace(case, programs=("git",))
+    for case in (
     Case("F50-F53", "every way to every protected file", py(ATTACK), ok("all refused"), control=None, preset="default",
          prepare=repositories, check=untouched, timeout_s=120),
     Case("F53-neighbours", "their neighbours are free",
@@ -150,4 +153,5 @@ CASES = [
          preset="default", prepare=worktree),
     Case("F56-file", "and cannot be redirected", sh("cd tree && echo 'gitdir: /tmp' > .git"),
          Expect(errnos=("EACCES",)), preset="default", prepare=worktree),
+)
 ]  # fmt: skip

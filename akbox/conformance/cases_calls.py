@@ -5,7 +5,7 @@ Numbers are x86-64's; the kit's helper makes each call with garbage in the upper
 
 from __future__ import annotations
 
-from .model import AUTO, Case, Control, Entry, Expect, call, ok, refused, sh
+from akbox.conformance.model import AUTO, Case, Control, Entry, Expect, call, ok, refused, sh
 
 NAMESPACE = Control("namespace")
 NEW = {
@@ -61,28 +61,31 @@ MOUNTS = [
     ("P05", ("open_tree", "{W}/d"), 428),
     ("P05", ("mount_setattr", "{W}/d"), 442),
 ]
-OTHERS = [
-    ("P07", ("ptrace_attach",), 101),
-    ("P07", ("ptrace_seize",), 101),
-    ("P09", ("pidfd_getfd",), 438),
+OTHERS: list[tuple[str, str, tuple[str, ...], int]] = [
+    ("P07", "ptrace_attach", (), 101),
+    ("P07", "ptrace_seize", (), 101),
+    ("P09", "pidfd_getfd", ("0",), 438),
 ]
 MEMORY = [("P08", ("process_vm_readv",), 310), ("P08", ("process_vm_writev",), 311)]
 
 PROCESSES = [
     *(Case(f"{case}-{words[0]}", words[0], call(*words), refused(nr), NAMESPACE) for case, words, nr in MOUNTS),
     *(
-        Case(f"{case}-{words[0]}", f"{words[0]} of a host process", call(*words, "{HP}", *fd(words[0])), refused(nr))
-        for fd in [lambda name: ("0",) if name == "pidfd_getfd" else ()]
-        for case, words, nr in OTHERS
+        Case(f"{case}-{name}", f"{name} of a host process", call(name, "{HP}", *fd), refused(nr))
+        for case, name, fd, nr in OTHERS
     ),
     *(
-        Case(f"{case}-{words[0]}-parent", f"{words[0]} of the parent", sh(f"{{K}}/try_call {words[0]} $PPID {fd}"),
+        Case(f"{case}-{name}-parent", f"{name} of the parent", sh(f"{{K}}/try_call {name} $PPID {' '.join(fd)}"),
              refused(nr), control=None)
-        for case, words, nr in OTHERS
-        for fd in ["0" if words[0] == "pidfd_getfd" else ""]
+        for case, name, fd, nr in OTHERS
     ),
     *(
         Case(f"{case}-{words[0]}", f"{words[0]} of a host process", call(*words, "{HP}", "{HPADDR}"), refused(nr))
+        for case, words, nr in MEMORY
+    ),
+    *(
+        Case(f"{case}-{words[0]}-parent", f"{words[0]} of the parent",
+             sh(f"{{K}}/try_call {words[0]} $PPID {{HPADDR}}"), refused(nr), control=None)
         for case, words, nr in MEMORY
     ),
     Case("P10", "memory of a host process", call("proc_mem", "{HP}"),

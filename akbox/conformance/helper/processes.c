@@ -113,7 +113,7 @@ static long try_prlimit64(char **argv)
 
 static long try_setpriority(char **argv)
 {
-	return sys(SYS_setpriority, GARBAGE(0), GARBAGE(target(argv[1])), GARBAGE(1), 0, 0, 0);
+	return sys(SYS_setpriority, GARBAGE(0), GARBAGE(target(argv[1])), GARBAGE(19), 0, 0, 0);
 }
 
 static long try_sched_setaffinity(char **argv)

@@ -16,19 +16,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .model import Case, Control, Entry, Expect
-from .world import MARK, ORDINARY_UID, World, Worlds
+from akbox.conformance.evidence import disagreements, verify_log
+from akbox.conformance.model import Case, Control, Entry, Expect, Failed, exit_fits, require
+from akbox.conformance.world import MARK, ORDINARY_UID, World, Worlds
 
-PROJECT = Path(__file__).resolve().parents[2]
-VERIFIER = PROJECT / "scripts" / "verify-log"
 USERS = ("root", "user") if os.geteuid() == 0 else ("user",)
 
 
 def akbox_command() -> list[str]:
-    """The installed console script of this interpreter."""
+    """The console script beside this interpreter; without one (`pip install --user`) the module it would start."""
     found = shutil.which("akbox", path=str(Path(sys.executable).parent))
-    assert found is not None, "akbox is not installed in this environment: pip install -e ."
-    return [found]
+    return [found] if found else [sys.executable, "-c", "from akbox.cli.main import entry; entry()"]
 
 
 def uid_of(user: str) -> int:
@@ -85,24 +83,27 @@ def execute(
     standard input is a new terminal, and the program's controlling one."""
     if terminal:
         master, stdin = os.openpty()
-    process = subprocess.Popen(
-        [*as_user(uid), *argv],
-        cwd=cwd or world.W,
-        env=environment(world) if env is None else env,
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        pass_fds=pass_fds,
-        preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if terminal else None,
-    )
+    try:
+        process = subprocess.Popen(
+            [*as_user(uid), *argv],
+            cwd=cwd or world.W,
+            env=environment(world) if env is None else env,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=pass_fds,
+            preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if terminal else None,
+        )
+    except OSError as error:  # there is no such program
+        return Result(list(argv), 127, "", error.strerror or str(error))
     try:
         out, err = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()
         said = (out + b"\n" + err).decode(errors="replace")
-        raise AssertionError(f"still running after {timeout_s} s: {' '.join(argv)}\n{said}") from None
+        raise Failed(f"still running after {timeout_s} s: {' '.join(argv)}\n{said}") from None
     finally:
         if terminal:
             os.close(master)
@@ -200,20 +201,20 @@ def read_log(world: World, result: Result) -> None:
         result.entries = [json.loads(line) for line in found[-1].read_text().splitlines()]
 
 
-def verify(world: World, log: Path, timeout_s: float = 300) -> None:
-    """Both verifiers must accept the log: akbox's own, and the one that shares no code with it. The log of a long race
-    has some hundred thousand entries."""
-    own = execute([*akbox_command(), "audit", "verify", str(log.parent)], world, uid=world.uid, timeout_s=timeout_s)
-    assert own.exit == 0, f"akbox audit verify refuses the log\n{own}"
-    other = execute([sys.executable, "-I", str(VERIFIER), str(log)], world, uid=world.uid, timeout_s=timeout_s)
-    assert other.exit == 0, f"scripts/verify-log refuses the log\n{other}"
+def verify(world: World, log: Path) -> None:
+    """The log holds together, and lies in this world. Raises Failed."""
+    require(log.is_relative_to(world.STATE), f"{log} is not a log of {world.base}")
+    verify_log(log)
 
 
-def run_outside(world: World, argv: Sequence[str], how: str, **options: object) -> Result:
+def run_outside(
+    world: World, argv: Sequence[str], how: str, *, timeout_s: float = 30, terminal: bool = False
+) -> Result:
+    """The same command without akbox: as Control.how says."""
     filled = [world.fill(word) for word in argv]
     if how == "namespace":
         filled = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc", "--", *filled]
-    return execute(filled, world, uid=world.uid, **options)  # type: ignore[arg-type]
+    return execute(filled, world, uid=world.uid, timeout_s=timeout_s, terminal=terminal)
 
 
 def has_entry(result: Result, world: World, wanted: Entry) -> bool:
@@ -238,32 +239,42 @@ def names_errno(text: str, names: Sequence[str]) -> bool:
     return any(word in text for word in spelled)
 
 
-def exit_fits(got: int, wanted: int | tuple[int, ...] | None) -> bool:
-    if wanted is None:
-        return got != 0
-    return got in wanted if isinstance(wanted, tuple) else got == wanted
-
-
 def judge(result: Result, world: World, expect: Expect | Control) -> None:
-    assert exit_fits(result.exit, expect.exit), f"exit {result.exit}, wanted {expect.exit}\n{result}"
+    require(exit_fits(result.exit, expect.exit), f"exit {result.exit}, wanted {expect.exit}\n{result}")
     output = result.stdout + result.stderr
     if expect.errnos:
-        assert names_errno(output, expect.errnos), f"none of {expect.errnos} in the output\n{result}"
+        require(names_errno(output, expect.errnos), f"none of {expect.errnos} in the output\n{result}")
     if expect.stdout is not None:
-        assert world.fill(expect.stdout) in result.stdout, f"{expect.stdout!r} is not in the output\n{result}"
+        require(world.fill(expect.stdout) in result.stdout, f"{expect.stdout!r} is not in the output\n{result}")
 
 
 def judge_inside(case: Case, world: World, result: Result) -> None:
-    """Verdict, host state, secrecy, the entry, and a log that verifies."""
+    """Verdict, host state, secrecy, the entry, and a log that verifies. Raises Failed."""
     judge(result, world, case.expect)
-    assert MARK not in result.stdout + result.stderr, f"something denied was read\n{result}"
-    assert world.changed(case.changes) == [], f"the host changed\n{result}"
+    judge_harmless(case, world, result)
     if case.check is not None:
         case.check(world, result)
-    assert result.log is not None, f"the run left no log\n{result}"
     if case.expect.entry is not None:
-        assert has_entry(result, world, case.expect.entry), f"no entry {case.expect.entry} in the log\n{result}"
-    verify(world, result.log)
+        require(has_entry(result, world, case.expect.entry), f"no entry {case.expect.entry} in the log\n{result}")
+
+
+def judge_harmless(case: Case, world: World, result: Result) -> None:
+    """What holds whoever refused: nothing secret was read, nothing changed, and the log verifies. Raises Failed."""
+    require(MARK not in result.stdout + result.stderr, f"something denied was read\n{result}")
+    require(world.changed(case.changes) == [], f"the host changed\n{result}")
+    if result.log is not None:
+        verify(world, result.log)
+    elif case.starts:
+        raise Failed(f"the run left no log\n{result}")
+
+
+def judge_explained(case: Case, world: World, result: Result) -> None:
+    """`akbox policy explain` says of every path in the log what enforcement did (A11)."""
+    policy = case.preset or str(world.base / "policy.toml")
+    command = [world.fill(word) for word in case.command]
+    places = {"cwd": world.W, "home": world.HOME, "state": world.STATE / "akbox"}
+    wrong = disagreements(policy, command, result.entries, **places)
+    require(not wrong, "explain says otherwise: " + "\n".join(wrong) + f"\n{result}")
 
 
 def parameters(cases: Sequence[Case]) -> list[tuple[Case, str, str]]:
@@ -289,26 +300,38 @@ def controls(cases: Sequence[Case]) -> list[Case]:
 
 
 def check_case(worlds: Worlds, case: Case, user: str, interposer: str) -> None:
+    """One run inside, judged. Raises Failed."""
     with worlds.lend(uid_of(user)) as world:
-        prepare(world, case)
-        result = run_inside(
-            world,
-            case.command,
-            interposer=interposer,
-            policy=case.policy,
-            preset=case.preset,
-            timeout_s=case.timeout_s,
-            terminal=case.terminal,
-        )
+        result = attempt(world, case, interposer)
         judge_inside(case, world, result)
+        # Neither the user nor the interposer has a say in what explain answers: once is enough.
+        if not case.beyond and (user, interposer) == (USERS[-1], case.interposers[0]):
+            judge_explained(case, world, result)
+
+
+def attempt(world: World, case: Case, interposer: str) -> Result:
+    prepare(world, case)
+    return run_inside(
+        world,
+        case.command,
+        interposer=interposer,
+        policy=case.policy,
+        preset=case.preset,
+        timeout_s=case.timeout_s,
+        terminal=case.terminal,
+    )
+
+
+def attempt_bare(world: World, case: Case, how: str) -> Result:
+    prepare(world, case)
+    return run_outside(world, case.command, how, timeout_s=case.timeout_s, terminal=case.terminal)
 
 
 def check_control(worlds: Worlds, case: Case) -> None:
     """What the case forbids works outside: else the case would pass on a machine where nothing works."""
     assert case.control is not None
     with worlds.lend(0 if case.control.how == "root" else ORDINARY_UID if os.geteuid() == 0 else os.geteuid()) as world:
-        prepare(world, case)
-        result = run_outside(world, case.command, case.control.how, timeout_s=case.timeout_s, terminal=case.terminal)
+        result = attempt_bare(world, case, case.control.how)
         judge(result, world, case.control)
         if case.after_control is not None:
             case.after_control(world, result)
@@ -316,5 +339,25 @@ def check_control(worlds: Worlds, case: Case) -> None:
 
 def prepare(world: World, case: Case) -> None:
     if case.prepare is not None:
-        case.prepare(world)
+        try:
+            case.prepare(world)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise Failed(f"{case.id} cannot be prepared here: {error}") from error
     world.remember()
+
+
+def unreachable(user: str) -> str | None:
+    """Why `user` cannot start akbox at all (an installation below /root, for one), or None."""
+    try:
+        found = subprocess.run(
+            [*as_user(uid_of(user)), *akbox_command(), "--version"],
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError as error:
+        return f"uid {uid_of(user)} cannot be taken on: {error}"
+    if found.returncode == 0:
+        return None
+    return f"uid {uid_of(user)} cannot run {' '.join(akbox_command())}: {found.stderr.strip()[-300:]}"

@@ -6,16 +6,19 @@ remembers what must not change, with contents and metadata, and says what did.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 ORDINARY_UID = 65534
 MARK = "HOST-SECRET"  # the first bytes of everything that must never be read
@@ -117,11 +120,24 @@ def make_world(base: Path, uid: int, helpers: Path) -> World:
     (world.W / "chain1").symlink_to("chain2")
     (world.W / "chain2").symlink_to(world.W / "chain3")
     (world.W / "chain3").symlink_to("secret")
-    os.setxattr(world.R / "a", "user.akbox_kit_old", b"1")
+    try:
+        os.setxattr(world.R / "a", "user.akbox_kit_old", b"1")
+    except OSError as error:
+        problem = f"{base.parent} cannot hold extended attributes: {error.strerror}"
+        raise KitError(problem, "set TMPDIR to a directory on another file system") from error
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(world.U))
     world.give()
     return world
+
+
+class KitError(Exception):
+    """The kit cannot be run here; `hint` says what to do."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
 
 
 class Worlds:
@@ -133,26 +149,35 @@ class Worlds:
         self.root.chmod(0o755)
         self.helpers = self.root / "helpers"
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
-        self.count = 0
+        self.numbers = itertools.count(1)
+        self.lock = threading.Lock()
 
     def new(self, uid: int) -> World:
-        self.count += 1
-        world = make_world(self.root / f"{self.count}", uid, self.helpers)
+        world = make_world(self.root / str(next(self.numbers)), uid, self.helpers)
         world.hp = self.host_process(uid)
         world.hp_address = writable_mapping(world.hp)
         return world
 
     def host_process(self, uid: int) -> int:
-        if uid not in self.processes:
-            become = {"user": uid, "group": uid, "extra_groups": []} if uid != os.geteuid() else {}
-            self.processes[uid] = subprocess.Popen(["/bin/sleep", "infinity"], cwd="/", **become)  # type: ignore[call-overload]
-        return self.processes[uid].pid
+        with self.lock:
+            if uid not in self.processes:
+                become = {"user": uid, "group": uid, "extra_groups": []} if uid != os.geteuid() else {}
+                self.processes[uid] = subprocess.Popen(["/bin/sleep", "infinity"], cwd="/", **become)  # type: ignore[call-overload]
+            return self.processes[uid].pid
 
     @contextmanager
     def lend(self, uid: int) -> Iterator[World]:
         world = self.new(uid)
         yield world
         shutil.rmtree(world.base)  # kept when the test failed, until the session ends
+
+    def __enter__(self) -> Worlds:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
 
     def close(self) -> None:
         for process in self.processes.values():
@@ -168,13 +193,18 @@ def writable_mapping(pid: int) -> int:
 
 
 def build_helpers(folder: Path) -> None:
-    """Compiles helper/*.c: races, identity and seven alone, the rest into try_call."""
+    """Compiles helper/*.c: races, identity and seven alone, the rest into try_call. Raises KitError."""
     folder.mkdir(mode=0o755)
     source = Path(__file__).parent / "helper"
     alone = {"races", "identity", "seven"}
     programs = {name: [source / f"{name}.c"] for name in alone}
     programs["try_call"] = sorted(path for path in source.glob("*.c") if path.stem not in alone)
     for name, files in programs.items():
-        flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread"]
-        subprocess.run(["gcc", *flags, "-o", folder / name, *files], check=True)
+        flags = ["-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
+        try:
+            subprocess.run(["gcc", *flags, "-o", folder / name, *files], check=True, capture_output=True, text=True)
+        except FileNotFoundError as error:
+            raise KitError("the kit's helpers need a C compiler", "apt-get install gcc libc6-dev") from error
+        except subprocess.CalledProcessError as error:
+            raise KitError(f"the kit's helper {name} does not compile: {error.stderr}", "see the message") from error
         (folder / name).chmod(0o755)

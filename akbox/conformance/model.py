@@ -12,8 +12,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .engine import Result
-    from .world import World
+    from akbox.conformance.engine import Result
+    from akbox.conformance.world import World
+
+
+class Failed(AssertionError):
+    """A case did not hold. The message says which and shows what the command said."""
+
+
+def require(condition: object, message: str) -> None:
+    """An assertion that `python -O` keeps. Raises Failed."""
+    if not condition:
+        raise Failed(message)
+
 
 AUTO = ("auto",)
 BOTH = ("auto", "ptrace")
@@ -53,6 +64,9 @@ class Control:
     stdout: str | None = None
 
 
+Check = Callable[["World", "Result"], None]
+
+
 @dataclass(frozen=True)
 class Case:
     id: str
@@ -62,15 +76,29 @@ class Case:
     control: Control | None = Control()
     policy: dict[str, object] = field(default_factory=dict)  # added to the kit's policy: lists are extended
     preset: str | None = None  # instead of the kit's policy; the working directory is W
-    prepare: Callable[[World], None] | None = None  # on the host, before
-    check: Callable[[World, Result], None] | None = None  # on the host, after the run inside
-    after_control: Callable[[World, Result], None] | None = None  # on the host, after the run outside
+    prepare: Callable[[World], object] | None = None  # on the host, before
+    check: Check | None = None  # on the host, after the run inside
+    after_control: Check | None = None  # on the host, after the run outside
     interposers: tuple[str, ...] = BOTH
     users: tuple[str, ...] = ("root", "user")
     needs_root: bool = False  # what it prepares only root can make; not part of a kit run by somebody else
     changes: tuple[str, ...] = ()  # guarded places that the case may change after all
+    beyond: str = ""  # why enforcement refuses or allows what explain, asked about the path alone, says otherwise
+    programs: tuple[str, ...] = ()  # beyond a minimal system's: where one is absent the case cannot be run
+    starts: bool = True  # False: akbox refuses to start it, so that there may be no log
     terminal: bool = False  # standard input is a terminal of its own
     timeout_s: float = 30
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the command must fail inside."""
+        return not exit_fits(0, self.expect.exit)
+
+
+def exit_fits(got: int, wanted: int | tuple[int, ...] | None) -> bool:
+    if wanted is None:
+        return got != 0
+    return got in wanted if isinstance(wanted, tuple) else got == wanted
 
 
 def sh(script: str) -> tuple[str, ...]:
