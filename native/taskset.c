@@ -131,6 +131,18 @@ size_t ak_taskset_count(struct ak_taskset *s)
 	return n;
 }
 
+pid_t ak_taskset_next(struct ak_taskset *s, size_t *cursor)
+{
+	pid_t tid = 0;
+	pthread_mutex_lock(&s->lock);
+	for (size_t i = 0; i < s->n_slots && tid <= 0; i++) {
+		*cursor = (*cursor + 1) & (s->n_slots - 1);
+		tid = s->slots[*cursor].tid;
+	}
+	pthread_mutex_unlock(&s->lock);
+	return tid > 0 ? tid : 0;
+}
+
 size_t ak_taskset_processes(struct ak_taskset *s)
 {
 	pthread_mutex_lock(&s->lock);

@@ -37,6 +37,8 @@ void ak_taskset_drop(struct ak_taskset *s, pid_t tid, uint64_t cpu_ns);
 void ak_taskset_kill(struct ak_taskset *s);
 bool ak_taskset_ending(struct ak_taskset *s);
 size_t ak_taskset_count(struct ak_taskset *s);
+/* The task behind the one that this returned last for `cursor`, all of them in turn; 0: there is none. */
+pid_t ak_taskset_next(struct ak_taskset *s, size_t *cursor);
 size_t ak_taskset_processes(struct ak_taskset *s);
 /* CPU time of all processes, ended ones included. */
 uint64_t ak_taskset_cpu_ns(struct ak_taskset *s);

@@ -47,6 +47,8 @@ static bool skip_call(pid_t tid, ak_regs *r)
 #error "akbox knows the registers of x86-64 and arm64"
 #endif
 
+#define TURN_LOOKS 2            /* of so many looks for the next stop one asks so many tasks in turn first */
+#define TURN_TASKS 4
 #define CONDEMNED_MAX 64        /* children refused but not yet known to their parents; one more is refused with SIGKILL alone */
 
 struct ak_tracer {
@@ -58,6 +60,8 @@ struct ak_tracer {
 	pid_t condemned[CONDEMNED_MAX];         /* 0: free */
 	bool trace_seccomp;
 	bool main_gone;
+	unsigned looks;                         /* see next_in_turn() */
+	size_t turn;
 };
 
 struct ak_tracer *ak_tracer_new(const uint8_t *trapped, size_t n_calls, bool trace_seccomp, size_t max_processes)
@@ -349,6 +353,21 @@ static bool handle(struct ak_tracer *t, pid_t tid, int status, uint64_t cpu_ns, 
 	}
 }
 
+/* A task that waits for us although others stop again and again: the kernel reports the newest first, and a few busy threads
+ * would keep the rest waiting for ever. So each is asked after by name once in a while. 0: whoever comes first. */
+static pid_t next_in_turn(struct ak_tracer *t, int which)
+{
+	if (++t->looks % TURN_LOOKS)
+		return 0;
+	for (int i = 0; i < TURN_TASKS; i++) {
+		siginfo_t info = {0};
+		pid_t tid = ak_taskset_next(&t->tasks, &t->turn);
+		if (tid > 0 && waitid(P_PID, (id_t)tid, &info, WEXITED | WSTOPPED | WNOWAIT | WNOHANG | which) == 0 && info.si_pid)
+			return tid;
+	}
+	return 0;
+}
+
 int ak_tracer_wait(struct ak_tracer *t, struct ak_stop_event *event, bool block)
 {
 	for (;;) {
@@ -357,8 +376,9 @@ int ak_tracer_wait(struct ak_tracer *t, struct ak_stop_event *event, bool block)
 		siginfo_t info = {0};
 		uint64_t cpu_ns = 0;
 		int status;
+		pid_t turn = next_in_turn(t, which);
 		/* Looked at before it is reaped: a zombie's CPU clock is exact, its rusage would count its children twice. */
-		if (waitid(P_ALL, 0, &info, WEXITED | WSTOPPED | WNOWAIT | which | hang) < 0) {
+		if (waitid(turn ? P_PID : P_ALL, (id_t)turn, &info, WEXITED | WSTOPPED | WNOWAIT | which | hang) < 0) {
 			if (errno == EINTR)
 				continue;
 			if (errno != ECHILD)
