@@ -59,4 +59,12 @@ class Store(Protocol):
 
     def load_budgets(self, agent: bytes) -> dict[str, int]: ...
 
+    def save_revocation(self, tid: str, why: str) -> None:
+        """Durably; `tid` "run" stands for every capability of the run."""
+
+    def save_lineage(self, tid: str, parent: str) -> None: ...
+
+    def load_capabilities(self) -> tuple[dict[str, str], dict[str, str], str | None]:
+        """(why by revoked tid, parent by tid, why the run is revoked or None)."""
+
     def close(self) -> None: ...

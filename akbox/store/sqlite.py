@@ -27,7 +27,9 @@ CREATE INDEX IF NOT EXISTS heap_owner ON heap (owner, ptr);
 CREATE TABLE IF NOT EXISTS budgets (
     agent BLOB NOT NULL, name TEXT NOT NULL, used TEXT NOT NULL, PRIMARY KEY (agent, name)
 ) STRICT, WITHOUT ROWID;
-PRAGMA user_version = 1;
+CREATE TABLE IF NOT EXISTS revocations (tid TEXT PRIMARY KEY, why TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS lineage (tid TEXT PRIMARY KEY, parent TEXT NOT NULL) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 2;
 """
 _COLUMNS = "ptr, type, version, value, taint, owner"
 _MAX_PTR = 2**63 - 1
@@ -78,6 +80,19 @@ class SqliteStore:
     def load_budgets(self, agent: bytes) -> dict[str, int]:
         with self._connection() as db:
             return {k: int(v) for k, v in db.execute("SELECT name, used FROM budgets WHERE agent = ?", (agent,))}
+
+    def save_revocation(self, tid: str, why: str) -> None:
+        with self._connection() as db:
+            db.execute("INSERT OR REPLACE INTO revocations VALUES (?, ?)", (tid, why))
+
+    def save_lineage(self, tid: str, parent: str) -> None:
+        with self._connection() as db:
+            db.execute("INSERT OR REPLACE INTO lineage VALUES (?, ?)", (tid, parent))
+
+    def load_capabilities(self) -> tuple[dict[str, str], dict[str, str], str | None]:
+        with self._connection() as db:
+            revoked = dict(db.execute("SELECT tid, why FROM revocations"))
+            return revoked, dict(db.execute("SELECT tid, parent FROM lineage")), revoked.pop("run", None)
 
     @property
     def used(self) -> bool:
