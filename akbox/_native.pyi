@@ -16,6 +16,11 @@ class Policy:
     def net(self, op: int, proto: int, addr: bytes, port: int) -> tuple[int, int]: ...
     def unix(self, path: bytes) -> tuple[int, int]: ...
     def exec_exact(self, path: bytes) -> bool: ...
+    def view(self, parent: Policy | None) -> Policy:
+        """The same rules, with ends of their own, allowing only what `parent` allows too; a rule of the parent's is
+        numbered after all of ours."""
+    def end(self, rule: int, at_ns: int) -> None:
+        """Of a view: from CLOCK_BOOTTIME `at_ns` on (1: now) the rule grants nothing. Raises ValueError."""
 
 # ---- py_enforce.c --------------------------------------------------------------------------------------------------
 

@@ -234,6 +234,8 @@ def _pretty(entry: Entry) -> str:
         detail.append(f"→ {second}")
     if entry.get("rule"):
         detail.append(f"[{entry['rule']}]")
+    if decision == "deny" and entry.get("stage"):
+        detail.append(f"(refused at {entry['stage']})")
     return (
         f"{entry.get('seq', 0):>6}  {str(entry.get('ts'))[11:23]}  {paint(f'{decision:<5}', colour, sys.stdout)}  "
         f"{printable(str(entry.get('name'))):<14}  {printable(' '.join(detail))}\n"

@@ -134,7 +134,7 @@ class Token(msgspec.Struct, frozen=True):
     @property
     def rates(self) -> tuple[tuple[str, int, int], ...]:
         """(tid, limit, window in ms) of each rate that applies; the bucket of a tid is shared by all that hold it."""
-        members = (self.capability, *self.caveats)
+        members: tuple[Capability | Caveat, ...] = (self.capability, *self.caveats)
         return tuple((m.tid, m.rate_limit, m.rate_window_ms) for m in members if m.rate_limit)
 
     def signed_by(self, key: bytes) -> bool:

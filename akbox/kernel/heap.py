@@ -5,18 +5,20 @@ Budgets are the pipeline's: functions here say by how much an object grows or sh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from akbox.kernel.codes import CallError, Code
-from akbox.kernel.effect import AgentId
 from akbox.kernel.patch import apply_patch, encode_value
+from akbox.kernel.taint import TAINT_TRUSTED, combined
 from akbox.store.base import HeapObject, Transaction
 
-TAINT_TRUSTED, TAINT_UNTRUSTED = 0, 100
 MAX_TYPE_CHARS = 255
+
+Access = Callable[[HeapObject | None, int], HeapObject]
+"""Gives the object that was asked for, or refuses: NOT_FOUND, or CAP_MISSING for another agent's."""
 
 
 class Heap:
@@ -37,29 +39,31 @@ class Heap:
     def write(
         self,
         tx: Transaction,
-        owner: AgentId,
+        access: Access,
         ptr: int,
         patch: list[dict[str, Any]],
         expected: int,
+        taint: int = TAINT_TRUSTED,
         where: str = "patch",
-    ) -> tuple[int, int]:
-        """Patches an object. Returns (new version, growth in bytes, which may be negative)."""
-        before = owned(tx.get(ptr), owner, ptr)
+    ) -> tuple[HeapObject, int, int]:
+        """Patches an object. `taint`: of what is written; the object's own label is never lowered by it. Returns (the
+        object before, new version, growth in bytes, which may be negative)."""
+        before = access(tx.get(ptr), ptr)
         _check_version(before, expected)
         value = apply_patch(msgspec.json.decode(before.value), patch, where)
         data = encode_value(value, where)
         self._check(before.type, value, where)
-        if not tx.update(ptr, version=before.version, value=data, taint=before.taint):
+        if not tx.update(ptr, version=before.version, value=data, taint=combined(before.taint, taint)):
             raise CallError(Code.CONFLICT, f"object {ptr} was changed meanwhile")
-        return before.version + 1, len(data) - len(before.value)
+        return before, before.version + 1, len(data) - len(before.value)
 
-    def delete(self, tx: Transaction, owner: AgentId, ptr: int, expected: int) -> int:
-        """Deletes an object; returns the bytes it had."""
-        before = owned(tx.get(ptr), owner, ptr)
+    def delete(self, tx: Transaction, access: Access, ptr: int, expected: int) -> HeapObject:
+        """Deletes an object; returns it as it was."""
+        before = access(tx.get(ptr), ptr)
         _check_version(before, expected)
         if not tx.delete(ptr, version=before.version):
             raise CallError(Code.CONFLICT, f"object {ptr} was changed meanwhile")
-        return len(before.value)
+        return before
 
     def _check(self, type_name: str, value: Any, where: str) -> None:
         schema = self._types.get(type_name)
@@ -89,18 +93,6 @@ class Heap:
         kind.check_schema(schema)
         validator = kind(schema, registry=Registry())
         return self._validators.setdefault(type_name, validator)
-
-
-def owned(found: HeapObject | None, owner: AgentId, ptr: int) -> HeapObject:
-    """The object, if it is there (NOT_FOUND) and the agent's own (CAP_MISSING)."""
-    if found is None:
-        raise CallError(Code.NOT_FOUND, f"there is no object {ptr}")
-    if found.owner != owner:
-        raise CallError(
-            Code.CAP_MISSING, f"object {ptr} belongs to another agent", missing_cap="heap", stage="CAPABILITY",
-            suggested_fix="ask its owner for a HEAP capability",
-        )  # fmt: skip
-    return found
 
 
 def _check_version(found: HeapObject, expected: int) -> None:

@@ -14,21 +14,24 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from akbox.kernel.agents import Agent, Layer
 from akbox.kernel.audit import AuditError, AuditLog
 from akbox.kernel.budget import NAMES, Ledger, limits_of
 from akbox.kernel.codes import CallError, Code
 from akbox.kernel.digest import sha256
 from akbox.kernel.effect import AgentId, Decision, Denial, Effect, Reply
 from akbox.kernel.entry import Draft, trace_id
-from akbox.kernel.event_lines import DENIED_AT
-from akbox.kernel.events import ALLOW, NEED_NAMES, Event, EventError, pack_event
+from akbox.kernel.events import ALLOW, Event, EventError, pack_event
 from akbox.kernel.ops import Op, op_name
 from akbox.kernel.refusals import Refusals
 from akbox.store.base import Store
 
 if TYPE_CHECKING:  # the calls' machinery is imported with the first call: most runs make none
+    from akbox.kernel.capabilities import Capabilities
+    from akbox.kernel.capability import Token
     from akbox.kernel.heap import Heap
-    from akbox.kernel.pipeline import Context, ReplayWindow
+    from akbox.kernel.pipeline import Context
+    from akbox.kernel.replay import ReplayWindow
     from akbox.policy.compile import CompiledPolicy
 
 __all__ = ["AgentId", "AuditError", "Decision", "Denial", "Effect", "Kernel", "Reply"]
@@ -61,13 +64,14 @@ class Kernel:
         self.clock_ns = clock_ns
         self.root: AgentId = os.urandom(16)
         self.budgets = Ledger(limits_of(policy.budgets))
+        self.capabilities_in_use = False  # has anything been minted or revoked? Most runs never do
         self.refusals = Refusals(policy)
         self.tools: tuple[dict[str, Any], ...] = ()
         self.pre_query: Callable[[], None] | None = None
         self._started_ns = time.monotonic_ns()
         self._lock = threading.Lock()
         # Guarded by _lock:
-        self._ledgers: dict[AgentId, Ledger] = {self.root: self.budgets}
+        self._agents: dict[AgentId, Agent] = {self.root: self._root_agent()}
         self._windows: dict[AgentId, ReplayWindow] = {}
         self._history: dict[AgentId, deque[dict[str, Any]]] = {}
         self._snapshot_ns: dict[AgentId, int] = {}
@@ -78,30 +82,13 @@ class Kernel:
 
     def authorize(self, subject: AgentId, effect: Effect) -> Decision:
         """Decides about one effect and logs the decision, allow or deny."""
-        decision = self.decide(subject, effect)
-        req: dict[str, Any] = {"need": NEED_NAMES[effect.need & 7]}
-        if effect.target2 is not None:
-            req["target2"] = effect.target2
-        if effect.detail is not None:
-            req["detail"] = effect.detail
-        if decision.missing_cap:
-            req["missing"] = decision.missing_cap
-        now = self.clock_ns()
-        receipt = self.log.append(
-            Draft(
-                ts_ns=now, agent=subject, op=effect.op, name=op_name(effect.op), target=effect.target,
-                decision="allow" if decision.allowed else "deny", stage=None if decision.allowed else DENIED_AT,
-                rule=decision.rule, pid=effect.pid, req=req, res={"errno": decision.errno},
-            )
-        )  # fmt: skip
-        if not decision.allowed:
-            self._note(subject, op_name(effect.op), effect.target, decision, now, receipt.trace_id)
-        return _with_trace(decision, receipt.trace_id)
+        from akbox.kernel.pipeline import Context, judge
+
+        return judge(Context.of_effect(self, subject, effect))
 
     def decide(self, subject: AgentId, effect: Effect) -> Decision:
         """What `authorize` would say, without an entry. The trace id is empty."""
-        self.ledger(subject)  # an agent of this run
-        verdict = self.policy.decide(effect.op, effect.target, need=effect.need, target2=effect.target2)
+        verdict = self.agent(subject).decide(effect.op, effect.target, need=effect.need, target2=effect.target2)
         rule = None if verdict.rule is None else str(verdict.rule)
         if verdict.decision == ALLOW:
             return Decision(allowed=True, reason=f"allowed by {rule}" if rule else "the agent's own", rule=rule)
@@ -115,6 +102,10 @@ class Kernel:
             errno=_EACCES if effect.op < Op.SIGNAL else _EPERM, missing_cap=verdict.missing_cap,
             suggested_fix=verdict.suggested_fix,
         )  # fmt: skip
+
+    def ask(self, subject: AgentId, effect: Effect, decision: Decision) -> Decision:
+        """What becomes of an effect that an `approve` rule covers."""
+        return decision
 
     def record(self, subject: AgentId, events: bytes | Sequence[Event]) -> None:
         """Logs decisions that were taken in C: whole ring records, or events. On return they are in the log (or, merged
@@ -205,10 +196,95 @@ class Kernel:
 
     def ledger(self, subject: AgentId) -> Ledger:
         """The agent's ledger. Raises KeyError for an id that is no agent of this run."""
-        return self._ledgers[subject]
+        return self._agents[subject].ledger
+
+    def agent(self, subject: AgentId) -> Agent:
+        """Raises KeyError for an id that is no agent of this run."""
+        return self._agents[subject]
+
+    @cached_property
+    def caps(self) -> Capabilities:
+        """What is minted and revoked."""
+        from akbox.kernel.capabilities import Capabilities
+
+        made = Capabilities(self.run_id, self.store, lambda: self.clock_ns() // 1_000_000)
+        self.capabilities_in_use = True
+        return made
+
+    def revoke(self, tid: str, why: str, *, by: AgentId | None = None, after_ms: int = 0) -> bool:
+        """Ends a capability and all that comes from it: held ones for system calls too, from the next call on. "run"
+        ends every capability of the run. `after_ms`: only later (for held ones of rules). The entry is on disk first.
+        False: it was over before. Raises CallError for a tid that cannot be ended later."""
+        found = None if tid == "run" else self._rule_of(tid)
+        if after_ms and found is None:
+            raise CallError(Code.SCHEMA_INVALID, "after_ms: only what an agent holds by a rule can end later")
+        if after_ms == 0 and tid != "run" and self.caps.revoked(tid) is not None:
+            return False
+        self.flush_events()  # what was decided before stands before it
+        receipt = self.log.append(
+            Draft(
+                ts_ns=self.clock_ns(), agent=by or self.root, op=Op.REVOCATION, name=op_name(Op.REVOCATION),
+                target=f"cap:{tid}", decision="allow", rule=None if found is None else found[2],
+                req={"reason": why, "after_ms": after_ms}, res={},
+            )
+        )  # fmt: skip
+        self.log.wait_durable(receipt.seq)
+        if after_ms and found is not None:
+            found[0].end(found[1], time.clock_gettime_ns(time.CLOCK_BOOTTIME) + after_ms * 1_000_000)
+            return True
+        if tid == "run":
+            self.caps.revoke_run(why)
+            for layer in {layer for a in self._agents.values() for layer in a.layers}:
+                for held in layer.held.values():
+                    layer.end(held.rule or 0)
+            return True
+        self.caps.revoke(tid, why)
+        if found is not None:
+            found[0].end(found[1])
+        return True
+
+    def note_mint(self, token: Token) -> None:
+        """An entry for a token that was made outside an agent's call."""
+        capability = token.capability
+        self.log.append(
+            Draft(
+                ts_ns=self.clock_ns(), agent=self.root, op=Op.CAP, name=op_name(Op.CAP), target=f"cap:{token.tids[-1]}",
+                decision="allow", res={},
+                req={"type": capability.type, "resource": capability.resource, "methods": list(capability.methods),
+                     "ttl_ms": capability.ttl_ms},
+            )
+        )  # fmt: skip
+
+    def _rule_of(self, tid: str) -> tuple[Layer, int, str] | None:
+        """(layer, rule, its text) of a held capability that stands for a rule."""
+        for layer in {layer for a in list(self._agents.values()) for layer in a.layers}:
+            held = layer.held.get(tid)
+            if held is not None and held.rule is not None:
+                return layer, held.rule, str(layer.policy.rules[held.rule])
+        return None
+
+    def find_agent(self, who: str) -> Agent:
+        """An agent by id (32 hex digits) or name; the living first. Raises CallError(NO_RECIPIENT)."""
+        with self._lock:
+            known = list(self._agents.values())
+        named = [a for a in known if a.id.hex() == who] or [a for a in known if a.name == who]
+        found = next((a for a in named if a.alive), None)
+        if found is None:
+            raise CallError(Code.NO_RECIPIENT, f"there is no agent {who[:64]!r}")
+        return found
+
+    def agents_below(self, top: Agent) -> list[Agent]:
+        """The agent and everything it has started, directly or not."""
+        with self._lock:
+            return [a for a in self._agents.values() if a.is_below(top)]
 
     def agents(self) -> list[dict[str, Any]]:
-        return [{"id": self.root.hex(), "name": "root", "parent": None, "state": "running"}]
+        with self._lock:
+            known = list(self._agents.values())
+        return [
+            {"id": a.id.hex(), "name": a.name, "parent": a.parent.id.hex() if a.parent else None, "state": a.state}
+            for a in known
+        ]
 
     def elapsed_ms(self) -> int:
         """Wall time since the kernel was made, by a clock that nobody can set."""
@@ -221,7 +297,7 @@ class Kernel:
         self.log.tick(self.root, everything=True)
 
     def replay_window(self, subject: AgentId) -> ReplayWindow:
-        from akbox.kernel.pipeline import ReplayWindow
+        from akbox.kernel.replay import ReplayWindow
 
         with self._lock:
             return self._windows.setdefault(subject, ReplayWindow())
@@ -232,23 +308,20 @@ class Kernel:
         with self._lock:
             return list(self._history[subject])
 
-    def note_call_refusal(self, ctx: Context, error: CallError) -> None:
-        """An authority call was refused (not: went wrong): for the report and LAST_ERROR."""
-        decision = Decision(
-            allowed=False, reason=error.message, rule=ctx.rule, code=error.code, errno=error.code.errno,
-            missing_cap=error.missing_cap, suggested_fix=error.suggested_fix,
+    def note_refusal(self, ctx: Context, error: CallError) -> None:
+        """Something was refused (not: went wrong): for the report and LAST_ERROR."""
+        denial = Denial(
+            op=op_name(ctx.nr), target=ctx.target, count=1, rule=ctx.rule, missing_cap=error.missing_cap,
+            suggested_fix=error.suggested_fix, errno=ctx.errno, first_ts_ns=ctx.ts_ns, last_ts_ns=ctx.ts_ns,
+            trace_id=ctx.trace_id, message=error.message, code=error.code,
         )  # fmt: skip
-        self._note(ctx.subject, op_name(ctx.nr), ctx.target, decision, self.clock_ns(), ctx.trace_id)
+        self.refusals.note(ctx.subject, denial)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
-    def _note(self, subject: AgentId, op: str, target: str, decision: Decision, now: int, trace: str) -> None:
-        denial = Denial(
-            op=op, target=target, count=1, rule=decision.rule, missing_cap=decision.missing_cap,
-            suggested_fix=decision.suggested_fix, errno=decision.errno, first_ts_ns=now, last_ts_ns=now, trace_id=trace,
-            message=decision.reason, code=decision.code or Code.POLICY_DENY,
-        )  # fmt: skip
-        self.refusals.note(subject, denial)
+    def _root_agent(self) -> Agent:
+        seed = sha256(self.run_id + b"root")
+        return Agent(self.root, "root", Layer(self.policy, seed), self.budgets, None, seed)
 
     def _lifecycle(self, what: str, req: dict[str, Any], res: dict[str, Any], denied_at: str | None = None) -> None:
         receipt = self.log.append(
@@ -267,11 +340,5 @@ class Kernel:
                 return
             self._snapshot_ns[subject] = clock
             history = self._history.setdefault(subject, deque(maxlen=_HISTORY))
-            used = self._ledgers[subject].snapshot() | {"wall_time_ms": self.elapsed_ms()}
+            used = self._agents[subject].ledger.snapshot() | {"wall_time_ms": self.elapsed_ms()}
             history.append({"timestamp_ms": self.clock_ns() // 1_000_000, **used})
-
-
-def _with_trace(decision: Decision, trace: str) -> Decision:
-    import msgspec
-
-    return msgspec.structs.replace(decision, trace_id=trace)

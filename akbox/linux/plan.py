@@ -16,6 +16,7 @@ from msgspec import Struct
 from akbox import _native
 from akbox.linux.argument_rules import FilterPlan
 from akbox.linux.compiling import Compiled, compile_once
+from akbox.linux.control import control_dir
 from akbox.linux.environ import build_environment
 from akbox.linux.errors import EXIT_CANNOT, CannotRun
 from akbox.linux.hostcheck import Host, check_host
@@ -81,7 +82,7 @@ def make_plan(request: Request) -> LaunchPlan:
         home=os.path.expanduser("~"),
         tmp=str(request.tmpdir),
         prefix=needs.prefix,
-        state_dirs=(str(request.state_dir),),
+        state_dirs=(str(request.state_dir), *_control_dirs()),
         policy_files=policy_names(request.policy),
         runtime_grants=(*needs.grants, sdk_grant()),
     )
@@ -129,6 +130,12 @@ def make_plan(request: Request) -> LaunchPlan:
         keep_fds=_keep(request.keep_fds),
         degraded=host.degraded,
     )
+
+
+def _control_dirs() -> tuple[str, ...]:
+    """Where control sockets are; resolved, as paths are judged."""
+    directory = control_dir()
+    return () if directory is None else (os.path.realpath(directory),)
 
 
 def agent_environment() -> dict[str, str]:

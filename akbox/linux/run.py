@@ -23,6 +23,7 @@ from akbox.kernel.kernel import Kernel
 from akbox.kernel.signing import Signer
 from akbox.linux import ruleset, tmpdirs
 from akbox.linux.authority import Doors
+from akbox.linux.control import Control
 from akbox.linux.drain import Drain
 from akbox.linux.errors import EXIT_BUDGET, EXIT_CANNOT, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CannotRun
 from akbox.linux.once import Once
@@ -84,6 +85,8 @@ class Run:
             stop=self._budget_over,
         )
         self._tracer = _native.Tracer(plan.program.trapped, not plan.filter.notify, plan.policy.limits.pids or 0)
+        self._matcher = plan.matcher.view(None)
+        self._control = Control(kernel, run_dir, self.fail)
         self._child: _native.Child | None = None
         self._seized = False
         self._began_ns = 0
@@ -206,7 +209,7 @@ class Run:
 
     def _make_enforcer(self, pid: int) -> _native.Enforcer:
         return _native.Enforcer(
-            self.plan.matcher,
+            self._matcher,
             self._ring,
             main_pid=pid,
             tracer_tid=_native.gettid(),
@@ -221,6 +224,9 @@ class Run:
         things = self._things
         self._drain.start()
         things.callback(self._drain.close)
+        self._control.start()
+        things.callback(self._control.close)
+        self.kernel.agent(self.kernel.root).layer_ends(self._rule_over)
         things.callback(self._watchdog.close)
         enforcer = self._launch()
         doors = Doors(self.kernel)
@@ -243,6 +249,16 @@ class Run:
             on_exit=self._main_exited,
             calls=calls,
         ).run()
+
+    def _rule_over(self, rule: int, at_ns: int) -> None:
+        """A capability was revoked, or will be over: the matcher knows from here on. Where reads are Landlock's alone
+        that cannot be, so the run ends."""
+        self._matcher.end(rule, at_ns)
+        what = self.plan.policy.rules[rule]
+        if self.plan.filter.reads_in_kernel and (what.section == "fs.read" or what.need & 1):
+            self.fail(
+                f"{what} was revoked, and audit.level = writes leaves reads to Landlock, which cannot take it back"
+            )
 
     def _ptrace_calls(self, enforcer: _native.Enforcer) -> PtraceCalls:
         from akbox.linux.inject import Injector

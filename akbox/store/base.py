@@ -36,6 +36,9 @@ class Transaction(Protocol):
     def update(self, ptr: int, *, version: int, value: bytes, taint: int) -> bool:
         """Replaces the value of version `version`, making version + 1. False when that is not the version there."""
 
+    def mark(self, ptr: int, taint: int) -> None:
+        """Gives an object another label."""
+
     def delete(self, ptr: int, *, version: int) -> bool:
         """False when that is not the version there."""
 

@@ -143,6 +143,9 @@ class _Transaction:
         sql = "UPDATE heap SET value = ?, taint = ?, version = version + 1 WHERE ptr = ? AND version = ?"
         return self._db.execute(sql, (value, taint, ptr, version)).rowcount == 1
 
+    def mark(self, ptr: int, taint: int) -> None:
+        self._db.execute("UPDATE heap SET taint = ? WHERE ptr = ?", (taint, ptr))
+
     def delete(self, ptr: int, *, version: int) -> bool:
         return self._db.execute("DELETE FROM heap WHERE ptr = ? AND version = ?", (ptr, version)).rowcount == 1
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from akbox.kernel.calls.base import Args, Call
-from akbox.kernel.calls.objects import AllocArgs, DeleteArgs, WriteArgs
+from akbox.kernel.calls.base import Args, Call, Use
+from akbox.kernel.calls.objects import AllocArgs, DeleteArgs, WriteArgs, delete_object, use_of, write_object
+from akbox.kernel.capability import Type
 from akbox.kernel.codes import CallError, Code
-from akbox.kernel.heap import TAINT_TRUSTED
 from akbox.kernel.ops import Op
 from akbox.kernel.patch import check_patch
+from akbox.kernel.taint import TAINT_TRUSTED
 
 if TYPE_CHECKING:
     from akbox.kernel.pipeline import Context
@@ -65,31 +66,31 @@ def _prepare(ctx: Context, args: BatchArgs) -> None:
 
 def _batch(ctx: Context, args: BatchArgs) -> dict[str, Any]:
     results: list[dict[str, Any]] = []
-    growth = {"heap_objects": 0, "heap_bytes": 0}
-    heap = ctx.kernel.heap
     with ctx.kernel.store.transaction() as tx:
         for index, item in enumerate(args.operations):
             try:
                 if isinstance(item, Alloc):
                     ptr = tx.insert(owner=ctx.subject, type=item.type, value=ctx.values[index], taint=TAINT_TRUSTED)
                     results.append({"ptr": ptr, "version": 1})
-                    growth["heap_objects"] += 1
-                    growth["heap_bytes"] += len(ctx.values[index])
+                    ctx.grow({"heap_objects": 1, "heap_bytes": len(ctx.values[index])})
                 elif isinstance(item, Write):
-                    version, more = heap.write(tx, ctx.subject, item.ptr, item.patch, item.expected_version)
-                    results.append({"version": version})
-                    growth["heap_bytes"] += more
+                    results.append({"version": write_object(ctx, tx, item)})
                 else:
-                    size = heap.delete(tx, ctx.subject, item.ptr, item.expected_version)
+                    delete_object(ctx, tx, item)
                     results.append({"deleted": True})
-                    growth["heap_objects"] -= 1
-                    growth["heap_bytes"] -= size
             except CallError as error:
                 error.message = f"operations[{index}]: {error.message}"
                 error.details["index"] = index
                 raise
-        ctx.grow(growth)
     return {"results": results, "committed": True}
+
+
+def _uses(args: BatchArgs) -> list[Use]:
+    methods = {Alloc: "alloc", Write: "write", Delete: "delete"}
+    return [
+        Use(Type.HEAP, "heap:new", "alloc") if isinstance(item, Alloc) else use_of(methods[type(item)], item.ptr)
+        for item in args.operations
+    ]
 
 
 CALLS = (
@@ -100,6 +101,7 @@ CALLS = (
         normalise=_normalise,
         prepare=_prepare,
         target=lambda args: f"heap:batch:{len(args.operations)}",
+        uses=_uses,
         execute=_batch,
     ),
 )
