@@ -129,11 +129,17 @@ def recover(run: str, as_json: bool, state_dir: str | None) -> int:
         raise Failure(f"cannot recover {folder}: {error.strerror}") from error
     if as_json:
         emit_json(
-            {"run_dir": str(folder), "events": done.events, "pending": done.pending, "torn_bytes": done.torn_bytes}
+            {
+                "run_dir": str(folder),
+                "events": done.events,
+                "pending": done.pending,
+                "calls": done.calls,
+                "torn_bytes": done.torn_bytes,
+            }
         )
     elif done.changed:
         cut = f", cut {done.torn_bytes} bytes of a torn line" if done.torn_bytes else ""
-        print(f"audit recover: added {done.events + done.pending} entries{cut} ({folder})")
+        print(f"audit recover: added {done.events + done.pending + done.calls} entries{cut} ({folder})")
     else:
         print(f"audit recover: nothing was missing ({folder})")
     return 0

@@ -6,7 +6,7 @@ Budgets are the pipeline's: functions here say by how much an object grows or sh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -16,16 +16,26 @@ from akbox.kernel.taint import TAINT_TRUSTED, combined
 from akbox.store.base import HeapObject, Transaction
 
 MAX_TYPE_CHARS = 255
+MAX_TYPES = 1000
+TYPE_TYPE = "$type"
+"""Objects of this type are types: {name, schema}, registered by the root agent."""
+
+_NOT_FOR_AGENTS = {"pattern", "patternProperties", "format", "$ref", "$dynamicRef", "$recursiveRef"}
 
 Access = Callable[[HeapObject | None, int], HeapObject]
 """Gives the object that was asked for, or refuses: NOT_FOUND, or CAP_MISSING for another agent's."""
+
+
+class NewType(msgspec.Struct, forbid_unknown_fields=True):
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TYPE_CHARS)]
+    schema: dict[str, Any]
 
 
 class Heap:
     """Operations on objects inside a store's transaction. `types` maps a type's name to its JSON Schema."""
 
     def __init__(self, types: Mapping[str, Mapping[str, Any]]) -> None:
-        self._types = types
+        self._types = dict(types)
         self._validators: dict[str, Any] = {}  # Any: jsonschema is imported when a type with a schema is first used
 
     def prepare(self, type_name: str, value: Any, where: str = "value") -> bytes:
@@ -33,8 +43,43 @@ class Heap:
         if not 0 < len(type_name) <= MAX_TYPE_CHARS:
             raise CallError(Code.SCHEMA_INVALID, f"type: a name of 1 to {MAX_TYPE_CHARS} characters")
         data = encode_value(value, where)
+        if type_name == TYPE_TYPE:
+            self._check_type(value, where)
         self._check(type_name, value, where)
         return data
+
+    def _check_type(self, value: Any, where: str) -> None:
+        """{name, schema}: a new type. A regular expression of an agent's could keep the kernel busy for ever, so its
+        schemas have none."""
+        from jsonschema.exceptions import SchemaError
+        from jsonschema.validators import validator_for
+
+        try:
+            made = msgspec.convert(value, NewType)
+        except msgspec.ValidationError as error:
+            raise CallError(Code.SCHEMA_INVALID, f"{where}: {error}") from None
+        if made.name in self._types or made.name == TYPE_TYPE:
+            raise CallError(Code.NAME_EXISTS, f"there is a type {made.name!r} already")
+        if len(self._types) >= MAX_TYPES:
+            raise CallError(Code.QUOTA_EXCEEDED, f"at most {MAX_TYPES} types")
+        if bad := _keys(made.schema) & {
+            "pattern",
+            "patternProperties",
+            "format",
+            "$ref",
+            "$dynamicRef",
+            "$recursiveRef",
+        }:
+            raise CallError(Code.SCHEMA_INVALID, f"{where}/schema: {', '.join(sorted(bad))} may not be used here")
+        try:
+            validator_for(made.schema).check_schema(made.schema)
+        except SchemaError as error:
+            raise CallError(Code.SCHEMA_INVALID, f"{where}/schema: {error.message}"[:500]) from None
+
+    def register(self, data: bytes) -> None:
+        """Takes up a type that the root agent has stored (TYPE_TYPE); it was checked by `prepare`."""
+        made = msgspec.json.decode(data)
+        self._types[made["name"]] = made["schema"]
 
     def write(
         self,
@@ -93,6 +138,20 @@ class Heap:
         kind.check_schema(schema)
         validator = kind(schema, registry=Registry())
         return self._validators.setdefault(type_name, validator)
+
+
+def _keys(value: Any) -> set[str]:
+    """Every key of every object in a JSON value."""
+    found: set[str] = set()
+    level = [value]
+    while level:
+        item = level.pop()
+        if isinstance(item, dict):
+            found |= item.keys()
+            level += item.values()
+        elif isinstance(item, list):
+            level += item
+    return found
 
 
 def _check_version(found: HeapObject, expected: int) -> None:

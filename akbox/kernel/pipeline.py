@@ -9,7 +9,7 @@ parsed and carried out elsewhere, so it takes the four that decide and LOG (JUDG
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,7 +24,7 @@ from akbox.kernel.entry import Draft
 from akbox.kernel.events import NEED_NAMES
 from akbox.kernel.ops import Op, op_name
 from akbox.kernel.strictjson import StrictJSONError, parse
-from akbox.store.base import StoreError
+from akbox.store.base import StoreError, Transaction
 
 if TYPE_CHECKING:
     from akbox.kernel.capability import Token
@@ -51,7 +51,7 @@ class Context:
         self.cap: object = None
         self.seq: object = None
         self.typed: Any = None  # an instance of call.args
-        self.values: list[bytes] = []  # stored forms of the values in them, made by the call's prepare
+        self.values: list[tuple[bytes, int]] = []  # stored forms and labels of the values in them, by `prepare`
         self.logged_args: dict[str, Any] = {}
         self.target = ""
         self.rule: str | None = None
@@ -63,6 +63,8 @@ class Context:
         self.refused_at: str | None = None
         self.trace_id = ""
         self.ts_ns = 0
+        self.afterwards: list[Callable[[], None]] = []  # done when EXECUTE has succeeded
+        self.journal_number = 0  # of the change that EXECUTE has made, see `journal`
         self.reply = Reply(0, b"")
 
     @classmethod
@@ -99,6 +101,26 @@ class Context:
                 suggested_fix=f"raise budgets.{error.name} (now {error.limit})",
                 details={"budget": error.name, "limit": error.limit, "used": error.used, "remaining": error.remaining},
             ) from error  # fmt: skip
+
+    def journal(self, tx: Transaction, result: dict[str, Any]) -> dict[str, Any]:
+        """The last step of every transaction of a call: the entry of what it did is kept with what it did, so that
+        after a crash either both are there or neither. Returns `result`."""
+        self.result = result
+        stages = dict(self.stages)
+
+        def draft(number: int) -> bytes:
+            self.journal_number = number
+            self.stages = stages | {"EXECUTE": PASS}
+            try:
+                entry = entry_of(self)
+            finally:
+                self.stages = stages
+            redact = self.kernel.log.redactor.value
+            entry.req, entry.res, entry.target = redact(entry.req), redact(entry.res), redact(entry.target)
+            return msgspec.json.encode(entry)
+
+        tx.journal(draft)
+        return result
 
     def settle(self) -> None:
         """What was reserved is used."""
@@ -278,8 +300,14 @@ class Execute:
         try:
             ctx.result = ctx.call.execute(ctx, ctx.typed)
         except StoreError as error:
+            ctx.journal_number = 0
             raise CallError(Code.LOG_FULL, f"the store failed: {error}") from error
+        except CallError:
+            ctx.journal_number = 0  # rolled back
+            raise
         ctx.settle()
+        for work in ctx.afterwards:
+            work()
         return PASS
 
 
@@ -290,26 +318,35 @@ class Log:
 
     def run(self, ctx: Context) -> str:
         error = ctx.error
-        req = _effect_request(ctx) if ctx.call is None and ctx.effect is not None else _call_request(ctx)
-        res: dict[str, Any] = {"errno": 0, "stages": ctx.stages}
-        if error is not None:
-            res |= {"errno": ctx.errno, "code": int(error.code), "message": error.message}
-        elif ctx.call is not None:
-            res["result"] = compact(ctx.logged_result())
-        ctx.ts_ns = ctx.kernel.clock_ns()
-        receipt = ctx.kernel.log.append(
-            Draft(
-                ts_ns=ctx.ts_ns, agent=ctx.subject, op=ctx.nr & 0xFFFF, name=op_name(ctx.nr), target=ctx.target,
-                decision="allow" if error is None else "deny", stage=ctx.refused_at, rule=ctx.rule, pid=ctx.pid,
-                req=req, res=res,
-            )
-        )  # fmt: skip
+        receipt = ctx.kernel.log.append(entry_of(ctx))
+        if ctx.journal_number:
+            ctx.kernel.log.wait_durable(receipt.seq)
+            ctx.kernel.store.logged(ctx.journal_number)
         ctx.trace_id = receipt.trace_id
         if ctx.call is not None or ctx.effect is None:
             ctx.kernel.log.wait_durable(receipt.seq)
         if error is not None and error.code in REFUSALS:
             ctx.kernel.note_refusal(ctx, error)
         return PASS
+
+
+def entry_of(ctx: Context) -> Draft:
+    """The entry that says what became of a call or an effect."""
+    error = ctx.error
+    req = _effect_request(ctx) if ctx.call is None and ctx.effect is not None else _call_request(ctx)
+    res: dict[str, Any] = {"errno": 0, "stages": ctx.stages}
+    if error is not None:
+        res |= {"errno": ctx.errno, "code": int(error.code), "message": error.message}
+    elif ctx.call is not None:
+        res["result"] = compact(ctx.logged_result())
+    if ctx.journal_number:
+        res["tx"] = ctx.journal_number
+    ctx.ts_ns = ctx.ts_ns or ctx.kernel.clock_ns()
+    return Draft(
+        ts_ns=ctx.ts_ns, agent=ctx.subject, op=ctx.nr & 0xFFFF, name=op_name(ctx.nr), target=ctx.target,
+        decision="allow" if error is None else "deny", stage=ctx.refused_at, rule=ctx.rule, pid=ctx.pid, req=req,
+        res=res,
+    )  # fmt: skip
 
 
 def _call_request(ctx: Context) -> dict[str, Any]:

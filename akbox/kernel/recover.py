@@ -42,15 +42,16 @@ NOBODY = bytes(16)
 
 class Recovery(msgspec.Struct, frozen=True):
     """What was done: entries added from the ring, counted denials added from the pending file, bytes of a torn line
-    cut."""
+    cut, entries of calls added whose changes had been made."""
 
     events: int
     pending: int
     torn_bytes: int
+    calls: int = 0
 
     @property
     def changed(self) -> bool:
-        return bool(self.events or self.pending or self.torn_bytes)
+        return bool(self.events or self.pending or self.torn_bytes or self.calls)
 
 
 def recover(
@@ -74,9 +75,12 @@ def recover(
     log = AuditLog(path, run, rules=rules, signer=signer)
     try:
         missing, late = _missing(log, waiting, pending, rules)
-        done = Recovery(len(missing), len(late), found.torn_bytes)
+        calls = _missing_calls(log, directory / "kernel.db")
+        done = Recovery(len(missing), len(late), found.torn_bytes, len(calls))
         if done.changed:
             log.append_events([*late, *missing], found.agent)
+            for call in calls:
+                log.append(call)
             log.append(_entry(done, found.agent, torn_hash))
     finally:
         log.close()
@@ -143,6 +147,26 @@ def _missing(
                 continue
         missing.append(event)
     return missing, late
+
+
+def _missing_calls(log: AuditLog, path: Path) -> list[Draft]:
+    """Entries that were kept with a change (Context.journal) and that the log does not have."""
+    if not path.exists():
+        return []
+    from akbox.store.base import StoreError
+    from akbox.store.sqlite import SqliteStore
+
+    store = SqliteStore(path)
+    try:
+        kept = store.journaled()
+        if not kept:
+            return []
+        known = {e.res.get("tx") for e in log.entries()}
+        return [msgspec.json.decode(draft, type=Draft) for number, draft in kept if number not in known]
+    except (StoreError, msgspec.MsgspecError) as error:
+        raise AuditError(f"{path}: {error}") from error
+    finally:
+        store.close()
 
 
 def _key(e: Entry | Draft) -> tuple[object, ...]:
@@ -223,7 +247,7 @@ def _read_rules(path: Path) -> Sequence[object]:
 
 
 def _entry(done: Recovery, agent: bytes, torn_hash: str | None) -> Draft:
-    req: dict[str, object] = {"events": done.events, "pending": done.pending}
+    req: dict[str, object] = {"events": done.events, "pending": done.pending, "calls": done.calls}
     if done.torn_bytes:
         req |= {"torn_bytes": done.torn_bytes, "torn_sha256": torn_hash}
     return Draft(

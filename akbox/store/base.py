@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -42,6 +42,10 @@ class Transaction(Protocol):
     def delete(self, ptr: int, *, version: int) -> bool:
         """False when that is not the version there."""
 
+    def journal(self, draft: Callable[[int], bytes]) -> int:
+        """Keeps, with what the transaction changes, the log entry that belongs to it: `draft(number)` as bytes. Until
+        `logged(number)` it comes back from `journaled`. Returns the number, never used again."""
+
 
 class Store(Protocol):
     """Thread-safe. Every method may raise StoreError."""
@@ -57,6 +61,15 @@ class Store(Protocol):
 
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Commits, durably, when the block ends; rolls back when it raises."""
+
+    def logged(self, number: int) -> None:
+        """The entry with this journal number is in the log: it may be forgotten (with the next transaction)."""
+
+    def journaled(self) -> Sequence[tuple[int, bytes]]:
+        """Entries that were kept with a change and not known to be in the log, in order."""
+
+    def held(self, owner: bytes) -> tuple[int, int]:
+        """(objects, bytes of their values) of an owner."""
 
     def save_budgets(self, agent: bytes, used: Mapping[str, int]) -> None: ...
 

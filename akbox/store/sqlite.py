@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ CREATE INDEX IF NOT EXISTS heap_owner ON heap (owner, ptr);
 CREATE TABLE IF NOT EXISTS budgets (
     agent BLOB NOT NULL, name TEXT NOT NULL, used TEXT NOT NULL, PRIMARY KEY (agent, name)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS heap_type ON heap (owner, type, ptr);
+CREATE TABLE IF NOT EXISTS journal (number INTEGER PRIMARY KEY AUTOINCREMENT, draft BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS revocations (tid TEXT PRIMARY KEY, why TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS lineage (tid TEXT PRIMARY KEY, parent TEXT NOT NULL) STRICT, WITHOUT ROWID;
 PRAGMA user_version = 2;
@@ -43,6 +45,7 @@ class SqliteStore:
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None  # guarded by _lock
         self._closed = False
+        self._logged: set[int] = set()  # journal numbers whose entries are in the log; guarded by _lock
 
     def get(self, ptr: int) -> HeapObject | None:
         with self._connection() as db:
@@ -50,24 +53,40 @@ class SqliteStore:
 
     def objects(self, owner: bytes, *, type: str | None, after: int, limit: int) -> Sequence[HeapObject]:
         with self._connection() as db:
-            condition = "owner = ? AND ptr > ? AND (? IS NULL OR type = ?)"
-            rows = db.execute(
-                f"SELECT {_COLUMNS} FROM heap WHERE {condition} ORDER BY ptr LIMIT ?",
-                (owner, min(after, _MAX_PTR), type, type, limit),
-            )
+            condition = "owner = ? AND ptr > ?" if type is None else "owner = ? AND ptr > ? AND type = ?"
+            values = (owner, min(after, _MAX_PTR), *(() if type is None else (type,)), limit)
+            rows = db.execute(f"SELECT {_COLUMNS} FROM heap WHERE {condition} ORDER BY ptr LIMIT ?", values)
             return [HeapObject(*row) for row in rows]
 
     @contextmanager
     def transaction(self) -> Iterator[_Transaction]:
         with self._connection() as db:
             db.execute("BEGIN IMMEDIATE")
+            done = list(self._logged)
             try:
+                db.executemany("DELETE FROM journal WHERE number = ?", [(number,) for number in done])
                 yield _Transaction(db)
                 db.execute("COMMIT")
+                self._logged.difference_update(done)
             except BaseException:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
+
+    def logged(self, number: int) -> None:
+        with self._lock:
+            self._logged.add(number)
+
+    def journaled(self) -> Sequence[tuple[int, bytes]]:
+        with self._connection() as db:
+            rows = db.execute("SELECT number, draft FROM journal ORDER BY number").fetchall()
+            return [(number, draft) for number, draft in rows if number not in self._logged]
+
+    def held(self, owner: bytes) -> tuple[int, int]:
+        with self._connection() as db:
+            sql = "SELECT count(*), coalesce(sum(length(value)), 0) FROM heap WHERE owner = ?"
+            count, size = db.execute(sql, (owner,)).fetchone()
+            return count, size
 
     def save_budgets(self, agent: bytes, used: Mapping[str, int]) -> None:
         with self._connection() as db:
@@ -103,6 +122,8 @@ class SqliteStore:
         with self._lock:
             self._closed = True
             if self._db is not None:
+                if self._logged:
+                    self._db.executemany("DELETE FROM journal WHERE number = ?", [(n,) for n in self._logged])
                 self._db.close()
                 self._db = None
 
@@ -148,6 +169,13 @@ class _Transaction:
 
     def delete(self, ptr: int, *, version: int) -> bool:
         return self._db.execute("DELETE FROM heap WHERE ptr = ? AND version = ?", (ptr, version)).rowcount == 1
+
+    def journal(self, draft: Callable[[int], bytes]) -> int:
+        cursor = self._db.execute("INSERT INTO journal (draft) VALUES (x'')")
+        number = cursor.lastrowid
+        assert number is not None
+        self._db.execute("UPDATE journal SET draft = ? WHERE number = ?", (draft(number), number))
+        return number
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -5,12 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from akbox.kernel.calls.base import Args, Call, Use
-from akbox.kernel.calls.objects import AllocArgs, DeleteArgs, WriteArgs, delete_object, use_of, write_object
+from akbox.kernel.calls.objects import (
+    AllocArgs,
+    DeleteArgs,
+    WriteArgs,
+    alloc_object,
+    delete_object,
+    prepare_alloc,
+    use_of,
+    write_object,
+)
 from akbox.kernel.capability import Type
 from akbox.kernel.codes import CallError, Code
 from akbox.kernel.ops import Op
 from akbox.kernel.patch import check_patch
-from akbox.kernel.taint import TAINT_TRUSTED
 
 if TYPE_CHECKING:
     from akbox.kernel.pipeline import Context
@@ -56,10 +64,10 @@ def _normalise(args: dict[str, Any]) -> dict[str, Any]:
 def _prepare(ctx: Context, args: BatchArgs) -> None:
     if not 0 < len(args.operations) <= MAX_OPERATIONS:
         raise CallError(Code.SCHEMA_INVALID, f"operations: 1 to {MAX_OPERATIONS}, not {len(args.operations)}")
-    ctx.values = [b""] * len(args.operations)
+    ctx.values = [(b"", 0)] * len(args.operations)
     for index, item in enumerate(args.operations):
         if isinstance(item, Alloc):
-            ctx.values[index] = ctx.kernel.heap.prepare(item.type, item.value, f"operations[{index}].value")
+            ctx.values[index] = prepare_alloc(ctx, item, f"operations[{index}].")
         elif isinstance(item, Write):
             check_patch(item.patch, f"operations[{index}].patch")
 
@@ -70,9 +78,8 @@ def _batch(ctx: Context, args: BatchArgs) -> dict[str, Any]:
         for index, item in enumerate(args.operations):
             try:
                 if isinstance(item, Alloc):
-                    ptr = tx.insert(owner=ctx.subject, type=item.type, value=ctx.values[index], taint=TAINT_TRUSTED)
-                    results.append({"ptr": ptr, "version": 1})
-                    ctx.grow({"heap_objects": 1, "heap_bytes": len(ctx.values[index])})
+                    results.append(alloc_object(ctx, tx, item.type, ctx.values[index]))
+                    ctx.grow({"heap_objects": 1, "heap_bytes": len(ctx.values[index][0])})
                 elif isinstance(item, Write):
                     results.append({"version": write_object(ctx, tx, item)})
                 else:
@@ -82,7 +89,7 @@ def _batch(ctx: Context, args: BatchArgs) -> dict[str, Any]:
                 error.message = f"operations[{index}]: {error.message}"
                 error.details["index"] = index
                 raise
-    return {"results": results, "committed": True}
+        return ctx.journal(tx, {"results": results, "committed": True})
 
 
 def _uses(args: BatchArgs) -> list[Use]:
