@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from akbox.kernel.agents import Agent, Layer
 from akbox.kernel.audit import AuditError, AuditLog
-from akbox.kernel.budget import NAMES, Ledger, limits_of
+from akbox.kernel.budget import NAMES, BudgetExceeded, Ledger, limits_of
 from akbox.kernel.codes import CallError, Code
 from akbox.kernel.digest import sha256
 from akbox.kernel.effect import AgentId, Decision, Denial, Effect, Reply
@@ -38,6 +38,8 @@ __all__ = ["AgentId", "AuditError", "Decision", "Denial", "Effect", "Kernel", "R
 
 _EACCES, _EPERM = 13, 1
 _HISTORY = 60
+DEFAULT_MAX_AGENTS = 64
+MAX_DEPTH = 12  # each level is one more Landlock domain, of which the kernel stacks 16
 _HISTORY_EVERY_NS = 1_000_000_000
 
 
@@ -76,6 +78,8 @@ class Kernel:
         self._history: dict[AgentId, deque[dict[str, Any]]] = {}
         self._snapshot_ns: dict[AgentId, int] = {}
         self._closed = False
+        self._mail = threading.Condition()
+        self.mail_count = 0  # guarded by _mail
         log.set_rules(policy.rule_texts)
 
     # ---- the three ways in ------------------------------------------------------------------------------------------
@@ -156,6 +160,7 @@ class Kernel:
             if self._closed:
                 return
             self._closed = True
+        self.mail_came()
         try:
             if self.store.used:
                 self.store.save_budgets(self.root, self.budgets.snapshot())
@@ -262,6 +267,85 @@ class Kernel:
             if held is not None and held.rule is not None:
                 return layer, held.rule, str(layer.policy.rules[held.rule])
         return None
+
+    # ---- agents ---------------------------------------------------------------------------------------------------
+
+    def add_agent(
+        self,
+        parent: AgentId,
+        name: str | None,
+        policy: CompiledPolicy | None,
+        limits: Mapping[str, int | None],
+    ) -> Agent:
+        """A child agent: within its parent's policy (`policy` narrows it further), its limits set aside in the parent's
+        ledger. Raises CallError: NAME_EXISTS, QUOTA_EXCEEDED, BUDGET_EXCEEDED, CAP_REVOKED."""
+        agent_id = os.urandom(16)
+        seed = sha256(self.run_id + agent_id)
+        with self._lock:
+            above = self._agents[parent]
+            living = [a for a in self._agents.values() if a.alive]
+            most = self.max_agents
+            if not above.alive:
+                raise CallError(Code.CAP_REVOKED, f"agent {above.name} has ended")
+            if len(living) > most:
+                raise CallError(
+                    Code.QUOTA_EXCEEDED, f"the run has as many agents as it may have ({most} besides the first)",
+                    missing_cap="spawn.max_agents", stage="POLICY", suggested_fix="raise spawn.max_agents",
+                )  # fmt: skip
+            if above.depth >= MAX_DEPTH:
+                raise CallError(Code.QUOTA_EXCEEDED, f"agents are at most {MAX_DEPTH} deep", stage="POLICY")
+            name = name or f"agent-{len(self._agents)}"
+            if any(a.name == name for a in living):
+                raise CallError(Code.NAME_EXISTS, f"there is an agent {name!r} already")
+            try:
+                ledger = above.ledger.child(limits)
+            except BudgetExceeded as error:
+                raise CallError(
+                    Code.BUDGET_EXCEEDED, f"the parent has not that much left: {error}", stage="BUDGET",
+                    missing_cap=f"budgets.{error.name}", details={"budget": error.name, "remaining": error.remaining},
+                ) from error  # fmt: skip
+            layer = None if policy is None else Layer(policy, seed)
+            made = self._agents[agent_id] = Agent(agent_id, name, layer, ledger, above, seed)
+            return made
+
+    def end_agent(self, agent: Agent, state: str = "ended") -> None:
+        """The agent's end: what it held is revoked, its objects are its parent's, what it did not spend is free again.
+        Those below it must have ended. Safe to call twice."""
+        with self._lock:
+            if not agent.alive or agent.parent is None:
+                return
+            agent.state = state
+        why = f"agent {agent.name} has ended"
+        self.caps.revoke(agent.heap_tid, why)
+        self.caps.revoke(agent.ipc_tid, why)
+        if agent.layer is not None:
+            for held in agent.layer.held.values():
+                agent.layer.end(held.rule or 0)
+        with self.store.transaction() as tx:
+            tx.inherit(agent.id, agent.parent.id)
+        agent.ledger.close()
+        self.mail_came()
+
+    @property
+    def max_agents(self) -> int:
+        stated = [part.spawn.max_agents for _, part in self.policy.parts if part.spawn.max_agents is not None]
+        return stated[0] if stated else DEFAULT_MAX_AGENTS
+
+    def agent_name(self, agent_id: AgentId) -> str:
+        with self._lock:
+            found = self._agents.get(agent_id)
+        return "" if found is None else found.name
+
+    def mail_came(self) -> None:
+        """Wakes those who wait for messages."""
+        with self._mail:
+            self.mail_count += 1
+            self._mail.notify_all()
+
+    def wait_for_mail(self, seen: int, timeout_s: float) -> bool:
+        """Until `mail_count` is no longer `seen`; False when the time is over first, or the run ends."""
+        with self._mail:
+            return self._mail.wait_for(lambda: self.mail_count != seen or self._closed, timeout_s) and not self._closed
 
     def find_agent(self, who: str) -> Agent:
         """An agent by id (32 hex digits) or name; the living first. Raises CallError(NO_RECIPIENT)."""

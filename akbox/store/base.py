@@ -21,6 +21,16 @@ class HeapObject(msgspec.Struct, frozen=True):
     owner: bytes
 
 
+class Message(msgspec.Struct, frozen=True):
+    """One message in a mailbox. `number` counts from 1 over the whole run; `payload` is JSON text."""
+
+    number: int
+    sender: bytes
+    urgent: bool
+    payload: bytes
+    correlation: str | None
+
+
 class StoreError(Exception):
     """The database can't be read or written. What was being done did not happen."""
 
@@ -41,6 +51,18 @@ class Transaction(Protocol):
 
     def delete(self, ptr: int, *, version: int) -> bool:
         """False when that is not the version there."""
+
+    def post(self, recipient: bytes, sender: bytes, payload: bytes, *, urgent: bool, correlation: str | None) -> int:
+        """Puts a message into a mailbox; its number."""
+
+    def waiting(self, recipient: bytes) -> int:
+        """Messages in a mailbox."""
+
+    def take(self, recipient: bytes, limit: int) -> list[Message]:
+        """Takes the oldest out, the urgent ones first."""
+
+    def inherit(self, owner: bytes, heir: bytes) -> None:
+        """Objects of `owner` are `heir`'s from now on; its mailbox goes."""
 
     def journal(self, draft: Callable[[int], bytes]) -> int:
         """Keeps, with what the transaction changes, the log entry that belongs to it: `draft(number)` as bytes. Until

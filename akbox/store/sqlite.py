@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from akbox.store.base import HeapObject, StoreError
+from akbox.store.base import HeapObject, Message, StoreError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -29,6 +29,11 @@ CREATE TABLE IF NOT EXISTS budgets (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS heap_type ON heap (owner, type, ptr);
 CREATE TABLE IF NOT EXISTS journal (number INTEGER PRIMARY KEY AUTOINCREMENT, draft BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS mail (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, recipient BLOB NOT NULL, sender BLOB NOT NULL, urgent INTEGER NOT NULL,
+    payload BLOB NOT NULL, correlation TEXT
+) STRICT;
+CREATE INDEX IF NOT EXISTS mail_recipient ON mail (recipient, urgent DESC, number);
 CREATE TABLE IF NOT EXISTS revocations (tid TEXT PRIMARY KEY, why TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS lineage (tid TEXT PRIMARY KEY, parent TEXT NOT NULL) STRICT, WITHOUT ROWID;
 PRAGMA user_version = 2;
@@ -169,6 +174,31 @@ class _Transaction:
 
     def delete(self, ptr: int, *, version: int) -> bool:
         return self._db.execute("DELETE FROM heap WHERE ptr = ? AND version = ?", (ptr, version)).rowcount == 1
+
+    def post(self, recipient: bytes, sender: bytes, payload: bytes, *, urgent: bool, correlation: str | None) -> int:
+        cursor = self._db.execute(
+            "INSERT INTO mail (recipient, sender, urgent, payload, correlation) VALUES (?, ?, ?, ?, ?)",
+            (recipient, sender, int(urgent), payload, correlation),
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def waiting(self, recipient: bytes) -> int:
+        count: int = self._db.execute("SELECT count(*) FROM mail WHERE recipient = ?", (recipient,)).fetchone()[0]
+        return count
+
+    def take(self, recipient: bytes, limit: int) -> list[Message]:
+        sql = (
+            "SELECT number, sender, urgent, payload, correlation FROM mail WHERE recipient = ?"
+            " ORDER BY urgent DESC, number LIMIT ?"
+        )
+        found = [Message(n, s, bool(u), p, c) for n, s, u, p, c in self._db.execute(sql, (recipient, limit))]
+        self._db.executemany("DELETE FROM mail WHERE number = ?", [(m.number,) for m in found])
+        return found
+
+    def inherit(self, owner: bytes, heir: bytes) -> None:
+        self._db.execute("UPDATE heap SET owner = ? WHERE owner = ?", (heir, owner))
+        self._db.execute("DELETE FROM mail WHERE recipient = ?", (owner,))
 
     def journal(self, draft: Callable[[int], bytes]) -> int:
         cursor = self._db.execute("INSERT INTO journal (draft) VALUES (x'')")

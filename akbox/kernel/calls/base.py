@@ -44,7 +44,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     `prepare` makes the arguments ready (shapes that types can't say; aliases inside lists) and may raise CallError;
     `target` is what the log shows; `effect` is what the policy decides about (None: the call touches only the agent's
     own state); `uses` is what a capability has to cover; `sinks` where tainted data may not go; `cost` is reserved at
-    BUDGET and settled when `execute`, which returns the result, has succeeded.
+    BUDGET and settled when `execute`, which returns the result, has succeeded. `may_wait`: can that take long?
     """
 
     op: Op
@@ -58,3 +58,4 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     uses: Callable[[Any], Sequence[Use]] | None = None
     sinks: Callable[[Any], Sequence[Sink]] | None = None
     cost: Callable[[Context, Any], Mapping[str, int]] | None = None
+    may_wait: Callable[[Any], bool] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from akbox.kernel.calls import batch, budget, cap, log, objects, query
+from akbox.kernel.calls import batch, budget, cap, log, mail, objects, query
 from akbox.kernel.calls.base import Args, Call
 from akbox.kernel.codes import CallError, Code
 from akbox.kernel.ops import Op
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from akbox.kernel.pipeline import Context
 
 ABSENT = (
-    Op.CALL, Op.SPAWN, Op.SEND, Op.RECV, Op.RESPOND, Op.ASSERT, Op.INFERENCE, Op.APPROVAL,
+    Op.CALL, Op.SPAWN, Op.RESPOND, Op.ASSERT, Op.INFERENCE, Op.APPROVAL,
 )  # fmt: skip
 
 
@@ -26,5 +26,5 @@ def _absent(ctx: Context, _args: Any) -> dict[str, Any]:
 
 
 CALLS: dict[int, Call] = {
-    int(call.op): call for family in (objects, batch, query, log, budget, cap) for call in family.CALLS
+    int(call.op): call for family in (objects, batch, query, log, budget, cap, mail) for call in family.CALLS
 } | {int(op): Call(op=op, args=AnyArgs, execute=_absent) for op in ABSENT}
