@@ -45,7 +45,20 @@ class Held(msgspec.Struct, forbid_unknown_fields=True, tag_field="cmd", tag="cap
     agent: str = "root"
 
 
-Command = Mint | Revoke | Inspect | Held
+class Requests(msgspec.Struct, forbid_unknown_fields=True, tag_field="cmd", tag="approve.list"):
+    pass
+
+
+class Decide(msgspec.Struct, forbid_unknown_fields=True, tag_field="cmd", tag="approve.decide"):
+    """`always`: equal ones are approved from now on, too."""
+
+    id: int
+    allow: bool
+    always: bool = False
+    by: str = "the command line"
+
+
+Command = Mint | Revoke | Inspect | Held | Requests | Decide
 
 
 def _mint(kernel: Kernel, c: Mint) -> dict[str, Any]:
@@ -82,8 +95,19 @@ def _held(kernel: Kernel, c: Held) -> dict[str, Any]:
     return {"capabilities": [describe_held(kernel, agent, held) for held in agent.held()]}
 
 
+def _requests(kernel: Kernel, _c: Requests) -> dict[str, Any]:
+    return {"requests": [] if kernel.approvals is None else kernel.approvals.all()}
+
+
+def _decide(kernel: Kernel, c: Decide) -> dict[str, Any]:
+    if kernel.approvals is None:
+        raise CallError(Code.NOT_FOUND, f"there is no request {c.id}")
+    return {"request": msgspec.to_builtins(kernel.approvals.decide(c.id, c.allow, c.by, always=c.always))}
+
+
 _HANDLERS: Mapping[type[Any], Callable[[Kernel, Any], dict[str, Any]]] = {
-    Mint: _mint, Revoke: _revoke, Inspect: _inspect, Held: _held,
+    Mint: _mint, Revoke: _revoke, Inspect: _inspect, Held: _held, Requests: _requests,
+    Decide: _decide,
 }  # fmt: skip
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from akbox.kernel.agents import Agent, Layer
 from akbox.kernel.audit import AuditError, AuditLog
 from akbox.kernel.budget import NAMES, BudgetExceeded, Ledger, limits_of
@@ -21,12 +23,13 @@ from akbox.kernel.codes import CallError, Code
 from akbox.kernel.digest import sha256
 from akbox.kernel.effect import AgentId, Decision, Denial, Effect, Reply
 from akbox.kernel.entry import Draft, trace_id
-from akbox.kernel.events import ALLOW, Event, EventError, pack_event
+from akbox.kernel.events import ALLOW, NEED_NAMES, Event, EventError, pack_event
 from akbox.kernel.ops import Op, op_name
 from akbox.kernel.refusals import Refusals
 from akbox.store.base import Store
 
 if TYPE_CHECKING:  # the calls' machinery is imported with the first call: most runs make none
+    from akbox.kernel.approvals import Approvals, Request
     from akbox.kernel.capabilities import Capabilities
     from akbox.kernel.capability import Token
     from akbox.kernel.heap import Heap
@@ -39,6 +42,7 @@ __all__ = ["AgentId", "AuditError", "Decision", "Denial", "Effect", "Kernel", "R
 _EACCES, _EPERM = 13, 1
 _HISTORY = 60
 DEFAULT_MAX_AGENTS = 64
+APPROVE_TIMEOUT_MS = 300_000
 MAX_DEPTH = 12  # each level is one more Landlock domain, of which the kernel stacks 16
 _HISTORY_EVERY_NS = 1_000_000_000
 
@@ -78,6 +82,9 @@ class Kernel:
         self._history: dict[AgentId, deque[dict[str, Any]]] = {}
         self._snapshot_ns: dict[AgentId, int] = {}
         self._closed = False
+        self.approvals: Approvals | None = None  # None: nobody can be asked
+        self.answer: dict[str, Any] | None = None
+        self.halt: Callable[[str], None] = lambda _why: None  # the target's: ends the run with exit code 125
         self._mail = threading.Condition()
         self.mail_count = 0  # guarded by _mail
         log.set_rules(policy.rule_texts)
@@ -107,9 +114,73 @@ class Kernel:
             suggested_fix=verdict.suggested_fix,
         )  # fmt: skip
 
-    def ask(self, subject: AgentId, effect: Effect, decision: Decision) -> Decision:
-        """What becomes of an effect that an `approve` rule covers."""
-        return decision
+    def ask(
+        self, agent: Agent, effect: Effect, decision: Decision, alive: Callable[[], bool] = lambda: True
+    ) -> Decision:
+        """What becomes of an effect that an `approve` rule covers: waits for a person, when there can be one. `alive`:
+        does anybody still wait for the answer?"""
+        if self.approvals is None:
+            return decision
+        request = self.approvals.ask(lambda n, now, end: self._request(n, now, end, agent, effect, decision), alive)
+        self._lifecycle(
+            f"approval:{request.id}:{request.state}", {"effect": request.op, "on": request.target}, {"by": request.by},
+            denied_at=None if request.state == "approved" else "POLICY", agent=agent.id,
+        )  # fmt: skip
+        reason = f"{request.state} by {request.by} ({decision.rule})"
+        if request.state == "approved":
+            return Decision(allowed=True, reason=reason, rule=decision.rule)
+        return msgspec.structs.replace(decision, reason=reason)
+
+    def _request(
+        self, number: int, now_ns: int, end_ns: int, agent: Agent, effect: Effect, decision: Decision
+    ) -> Request:
+        from akbox.kernel.approvals import Request
+
+        return Request(
+            id=number, agent=agent.id.hex(), agent_name=agent.name, op=op_name(effect.op), target=effect.target,
+            target2=effect.target2, need=NEED_NAMES[effect.need & 7], rule=decision.rule or "", asked_ns=now_ns,
+            deadline_ns=end_ns,
+        )  # fmt: skip
+
+    def enable_approvals(self, told: Callable[[Request], None]) -> None:
+        """From now on effects that need a person's word wait for it; `told` hears of each request."""
+        from akbox.kernel.approvals import Approvals
+
+        stated = [p.approve.timeout_ms for _, p in self.policy.parts if p.approve.timeout_ms is not None]
+        self.approvals = Approvals(stated[0] if stated else APPROVE_TIMEOUT_MS, self.clock_ns, told)
+
+    @property
+    def asks(self) -> bool:
+        """Has the policy rules that wait for a person?"""
+        return any(rule.ask for rule in self.policy.rules)
+
+    def approve_trapped(
+        self,
+        subject: AgentId,
+        op: int,
+        target: str,
+        *,
+        need: int,
+        target2: str | None,
+        rule: int,
+        alive: Callable[[], bool],
+    ) -> bool:
+        """For the target: may a trapped call that the compiled matcher leaves to a person go on? The entry of the call
+        itself is the matcher's."""
+        agent = self.agent(subject)
+        texts = [text for layer in agent.layers for text in layer.policy.rule_texts]
+        rule_text = texts[rule] if rule < len(texts) else ""
+        decision = Decision(
+            allowed=False, reason=f"waits for approval ({rule_text}), and nobody can be asked", rule=rule_text,
+            code=Code.APPROVAL_REQUIRED,
+        )  # fmt: skip
+        effect = Effect(op=Op(op), target=target, need=need, target2=target2)
+        return self.ask(agent, effect, decision, alive).allowed
+
+    def set_answer(self, agent: Agent, content: Any, taint: int) -> None:
+        """What the agent answered (RESPOND); the root agent's is the run's."""
+        if agent.parent is None:
+            self.answer = {"content": content, "taint": taint}
 
     def record(self, subject: AgentId, events: bytes | Sequence[Event]) -> None:
         """Logs decisions that were taken in C: whole ring records, or events. On return they are in the log (or, merged
@@ -161,6 +232,8 @@ class Kernel:
                 return
             self._closed = True
         self.mail_came()
+        if self.approvals is not None:
+            self.approvals.close()
         try:
             if self.store.used:
                 self.store.save_budgets(self.root, self.budgets.snapshot())
@@ -407,11 +480,19 @@ class Kernel:
         seed = sha256(self.run_id + b"root")
         return Agent(self.root, "root", Layer(self.policy, seed), self.budgets, None, seed)
 
-    def _lifecycle(self, what: str, req: dict[str, Any], res: dict[str, Any], denied_at: str | None = None) -> None:
+    def _lifecycle(
+        self,
+        what: str,
+        req: dict[str, Any],
+        res: dict[str, Any],
+        denied_at: str | None = None,
+        agent: AgentId | None = None,
+    ) -> None:
         receipt = self.log.append(
             Draft(
-                ts_ns=self.clock_ns(), agent=self.root, op=Op.LIFECYCLE, name=op_name(Op.LIFECYCLE),
-                target=f"run:{what}", decision="deny" if denied_at else "allow", stage=denied_at, req=req, res=res,
+                ts_ns=self.clock_ns(), agent=agent or self.root, op=Op.LIFECYCLE,
+                name=op_name(Op.LIFECYCLE), target=f"run:{what}",
+                decision="deny" if denied_at else "allow", stage=denied_at, req=req, res=res,
             )
         )  # fmt: skip
         if what != "start":  # nothing has happened yet that a crash could hide

@@ -64,6 +64,7 @@ class Context:
         self.trace_id = ""
         self.ts_ns = 0
         self.afterwards: list[Callable[[], None]] = []  # done when EXECUTE has succeeded
+        self.at_the_end: list[Callable[[], None]] = []  # done when the entry is on disk
         self.journal_number = 0  # of the change that EXECUTE has made, see `journal`
         self.reply = Reply(0, b"")
 
@@ -251,7 +252,7 @@ class Policy:
             return NOTHING
         decision = ctx.kernel.decide(ctx.subject, ctx.effect)
         if decision.code is Code.APPROVAL_REQUIRED:
-            decision = ctx.kernel.ask(ctx.subject, ctx.effect, decision)
+            decision = ctx.kernel.ask(ctx.agent, ctx.effect, decision)
         ctx.decision, ctx.rule = decision, decision.rule
         if not decision.allowed:
             raise CallError(
@@ -403,6 +404,8 @@ def run(ctx: Context) -> Reply:
     _through(ctx, GATES)
     for stage in ALWAYS:
         stage.run(ctx)
+    for work in ctx.at_the_end:
+        work()
     return ctx.reply
 
 
