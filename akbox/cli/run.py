@@ -15,6 +15,7 @@ from akbox.cli.output import EXIT_CANNOT, EXIT_USAGE, Failure
 from akbox.cli.session import Session
 
 if TYPE_CHECKING:
+    from akbox.kernel.approvals import Request
     from akbox.linux.result import RunResult
     from akbox.linux.terminal import Terminal
     from akbox.policy.model import Policy
@@ -196,7 +197,12 @@ def _attended(policy: Policy, options: Options, cwd: Path) -> tuple[RunResult, s
         with Session() as session:
             terminal = _terminal()
             try:
-                run = sandbox.start(list(options.command), terminal=terminal, on_stopped=session.agent_stopped)
+                run = sandbox.start(
+                    list(options.command),
+                    terminal=terminal,
+                    on_stopped=session.agent_stopped,
+                    on_request=None if options.quiet else _say_what_waits,
+                )
                 gc.freeze()
                 gc.enable()
                 if terminal is not None:
@@ -211,6 +217,14 @@ def _attended(policy: Policy, options: Options, cwd: Path) -> tuple[RunResult, s
         from akbox.cli.choose import policy_failure
 
         raise policy_failure(error) from error
+
+
+def _say_what_waits(request: Request) -> None:
+    """The one thing that is said while the agent runs: nobody would know what it waits for."""
+    from akbox.cli.output import note
+
+    who = "" if request.agent_name == "root" else f" ({request.agent_name})"
+    note(f"{request.op} {request.target}{who} waits for you: akbox approve last {request.id}  (or --deny)")
 
 
 def _terminal() -> Terminal | None:

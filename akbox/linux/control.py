@@ -45,7 +45,8 @@ class Control:
         self._closing = False
         self._thread = threading.Thread(target=self._serve, name="akbox-control", daemon=True)
 
-    def start(self) -> None:
+    def start(self) -> bool:
+        """False when there is no socket."""
         listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
         try:
             self._directory = self._open_directory()
@@ -54,9 +55,10 @@ class Control:
             listener.listen(8)
         except OSError:
             listener.close()
-            return
+            return False
         self._socket = listener
         self._thread.start()
+        return True
 
     def close(self) -> None:
         self._closing = True

@@ -35,6 +35,7 @@ from akbox.linux.upcalls import Upcalls
 from akbox.linux.watchdog import Watchdog
 
 if TYPE_CHECKING:
+    from akbox.kernel.approvals import Request
     from akbox.linux.ptrace_calls import PtraceCalls
 
 PR_SET_DUMPABLE = 4
@@ -58,6 +59,7 @@ class Run:
         stdio: tuple[int, int, int],
         tty_fd: int,
         on_stopped: Callable[[int], None] | None,
+        on_request: Callable[[Request], None] | None = None,
     ) -> None:
         self.plan = plan
         self.kernel = kernel
@@ -65,6 +67,7 @@ class Run:
         self.pid = 0
         self._stdio = stdio
         self._tty_fd = tty_fd
+        self._on_request = on_request or (lambda _request: None)
         self._on_stopped = on_stopped or (lambda _signal: None)
         self._lock = threading.Lock()  # guards _status, _reason and _failure, and signals against the end of pid
         self._status: int | None = None
@@ -224,17 +227,19 @@ class Run:
         things = self._things
         self._drain.start()
         things.callback(self._drain.close)
-        self._control.start()
+        if self._control.start() and self.kernel.asks:
+            self.kernel.enable_approvals(self._on_request)
         things.callback(self._control.close)
         self.kernel.agent(self.kernel.root).layer_ends(self._rule_over)
         things.callback(self._watchdog.close)
         enforcer = self._launch()
         doors = Doors(self.kernel)
         self.kernel.pre_query = self._drain.flush
+        self.kernel.halt = self.fail
         calls = None if self.plan.filter.notify else self._ptrace_calls(enforcer)
         if calls is not None:
             things.callback(calls.close)
-        upcalls = Upcalls(enforcer, doors, self.fail)
+        upcalls = Upcalls(enforcer, self.kernel, doors, self.fail)
         upcalls.start()
         things.callback(upcalls.join)
         things.callback(enforcer.stop)  # so that nobody waits for it any more
@@ -247,6 +252,7 @@ class Run:
             on_started=self._program_started,
             on_stopped=self._on_stopped,
             on_exit=self._main_exited,
+            on_failure=self.fail,
             calls=calls,
         ).run()
 

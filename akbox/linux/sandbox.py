@@ -32,6 +32,7 @@ from akbox.policy.presets import load_preset
 from akbox.rundir import StateError, new_run_dir, state_root
 
 if TYPE_CHECKING:
+    from akbox.kernel.approvals import Request as ApprovalRequest
     from akbox.linux.terminal import Terminal
 
 __all__ = ["CannotRun", "Run", "RunResult", "Sandbox"]
@@ -93,12 +94,15 @@ class Sandbox:
         stdio: tuple[int, int, int] = (0, 1, 2),
         terminal: Terminal | None = None,
         on_stopped: Callable[[int], None] | None = None,
+        on_request: Callable[[ApprovalRequest], None] | None = None,
     ) -> Run:
         """Starts `argv` and returns when its program runs. stdio: the three standard streams' descriptors, -1 for
         closed.
 
         terminal: the pty whose slave the agent gets as its controlling terminal. on_stopped(signal) is called, from
-        another thread, when the first process stopped (^Z). Raises CannotRun with the exit code 125, 126 or 127.
+        another thread, when the first process stopped (^Z). on_request(request) is called, from another thread, when an
+        `approve` rule makes the agent wait for a person (`akbox approve`). Raises
+        CannotRun with the exit code 125, 126 or 127.
         """
         if not argv:
             raise ValueError("there is no command to run")
@@ -115,6 +119,7 @@ class Sandbox:
                 stdio=terminal.stdio if terminal is not None else stdio,
                 tty_fd=terminal.slave_fd if terminal is not None else -1,
                 on_stopped=on_stopped,
+                on_request=on_request,
             )
             undo.pop_all()  # from here on the run closes and removes them: their names may soon be another run's
         run.start()
