@@ -138,6 +138,7 @@ def launch(
     limits: tuple[tuple[int, int, int], ...],
     tty_fd: int,
     drop_ids: tuple[int, int] | None,
+    outer_rulesets: tuple[int, ...],
 ) -> Child:
     """Clones a child that waits to be seized (native/launch.h). keep_fds ascending and above 2; a standard stream of -1
     stays closed; limits are (RLIMIT_*, soft, hard); drop_ids is (uid, gid) for a supervisor that is root."""

@@ -141,9 +141,16 @@ class Agent:
         above = () if parent is None else parent.layers
         self.layers: tuple[Layer, ...] = above if layer is None else (layer, *above)
         self.state = "running"
+        self.retired = False
+        self.started_ns = time.monotonic_ns()
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.heap_tid = tid_of(seed, "heap")
         self.ipc_tid = tid_of(seed, "ipc")
+
+    @cached_property
+    def rule_texts(self) -> tuple[str, ...]:
+        """By the rule numbers of the agent's events: its own layer's rules, then those above."""
+        return tuple(text for layer in self.layers for text in layer.policy.rule_texts)
 
     @property
     def alive(self) -> bool:

@@ -18,6 +18,8 @@ NAMES = (
 )  # fmt: skip
 ALIASES = {"cpu_time_ns": "cpu_ns", "wall_ms": "wall_time_ms", "calls": "tool_calls"}
 MICROS_PER_USD = 1_000_000
+NOT_ADDED = frozenset({"wall_time_ms"})
+"""Passes for parent and children at once: a child's limit is within its parent's, and takes nothing of it."""
 
 
 class BudgetExceeded(Exception):
@@ -118,7 +120,12 @@ class Ledger:
         """A ledger whose limits are set aside here until `close`: parent and children together never pass this one's.
         A name without a limit of its own draws on this ledger as it goes. Raises BudgetExceeded."""
         with self._lock:
-            share = self.reserve({n: v for n, v in limits.items() if v is not None})
+            for name, limit in limits.items():
+                left = self.status(name).remaining if name in NOT_ADDED else None
+                if left is not None and limit is not None and limit > left:
+                    status = self.status(name)
+                    raise BudgetExceeded(name, limit, status.limit or 0, status.used, status.reserved)
+            share = self.reserve({n: v for n, v in limits.items() if v is not None and n not in NOT_ADDED})
             ledger = Ledger(limits, self)
             ledger._share = share
             return ledger
@@ -129,7 +136,7 @@ class Ledger:
             if self._parent is None or self._share is None:
                 return
             share, self._share = self._share, None
-            own = {n: self._accounts[n].used for n in NAMES if self._accounts[n].limit is not None}
+            own = {n: self._accounts[n].used for n in share.amounts}
             self._parent.settle(share, {n: used for n, used in own.items() if used})
 
     # ---- questions ------------------------------------------------------------------------------------------------

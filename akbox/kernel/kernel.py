@@ -30,6 +30,7 @@ from akbox.store.base import Store
 
 if TYPE_CHECKING:  # the calls' machinery is imported with the first call: most runs make none
     from akbox.kernel.approvals import Approvals, Request
+    from akbox.kernel.calls.spawn import SpawnArgs
     from akbox.kernel.capabilities import Capabilities
     from akbox.kernel.capability import Token
     from akbox.kernel.heap import Heap
@@ -71,7 +72,7 @@ class Kernel:
         self.root: AgentId = os.urandom(16)
         self.budgets = Ledger(limits_of(policy.budgets))
         self.capabilities_in_use = False  # has anything been minted or revoked? Most runs never do
-        self.refusals = Refusals(policy)
+        self.refusals = Refusals()
         self.tools: tuple[dict[str, Any], ...] = ()
         self.pre_query: Callable[[], None] | None = None
         self._started_ns = time.monotonic_ns()
@@ -84,6 +85,7 @@ class Kernel:
         self._closed = False
         self.approvals: Approvals | None = None  # None: nobody can be asked
         self.answer: dict[str, Any] | None = None
+        self.spawner: Callable[[Agent, SpawnArgs], dict[str, Any]] | None = None  # the target's
         self.halt: Callable[[str], None] = lambda _why: None  # the target's: ends the run with exit code 125
         self._mail = threading.Condition()
         self.mail_count = 0  # guarded by _mail
@@ -168,8 +170,7 @@ class Kernel:
         """For the target: may a trapped call that the compiled matcher leaves to a person go on? The entry of the call
         itself is the matcher's."""
         agent = self.agent(subject)
-        texts = [text for layer in agent.layers for text in layer.policy.rule_texts]
-        rule_text = texts[rule] if rule < len(texts) else ""
+        rule_text = agent.rule_texts[rule] if rule < len(agent.rule_texts) else ""
         decision = Decision(
             allowed=False, reason=f"waits for approval ({rule_text}), and nobody can be asked", rule=rule_text,
             code=Code.APPROVAL_REQUIRED,
@@ -195,7 +196,7 @@ class Kernel:
         except EventError as error:
             raise AuditError(f"the event ring is damaged: {error}") from error
         for event, seq in refused:
-            self.refusals.note_event(subject, event, None if seq is None else trace_id(self.run_id, seq))
+            self.refusals.note_event(self.agent(subject), event, None if seq is None else trace_id(self.run_id, seq))
 
     def call(self, subject: AgentId, nr: int, request: bytes, *, pid: int = 0) -> Reply:
         """Serves an authority call (design 02): the ten stages. `nr` is the call's number, `request` its JSON."""
@@ -220,10 +221,18 @@ class Kernel:
         self.flush_events()
         self._lifecycle("finish", {}, dict(info))
 
-    def budget_exceeded(self, name: str) -> None:
-        """The target ends the run because of this limit; the entry is on disk when this returns."""
-        values = self.budget(name)
-        self._lifecycle(f"budget:{name}", {"limit": values["limit"]}, {"used": values["used"]}, denied_at="BUDGET")
+    def budget_exceeded(self, name: str, agent: AgentId | None = None) -> None:
+        """The target ends the run (or this agent) because of a limit; the entry is on disk when this returns."""
+        from akbox.kernel.calls.budget import one_budget
+
+        values = one_budget(self, agent or self.root, name)
+        self._lifecycle(
+            f"budget:{name}", {"limit": values["limit"]}, {"used": values["used"]}, denied_at="BUDGET", agent=agent
+        )
+
+    def note_agent(self, agent: Agent, what: str, req: dict[str, Any], res: dict[str, Any]) -> None:
+        """An entry about the life of an agent ("start", "end"); on disk when this returns."""
+        self._lifecycle(f"agent:{agent.id.hex()}:{what}", req | {"agent_name": agent.name}, res, agent=agent.id)
 
     def close(self) -> None:
         """Writes what is merged, makes the last checkpoint and closes the log and the store. Safe to call twice."""
@@ -379,25 +388,37 @@ class Kernel:
                 ) from error  # fmt: skip
             layer = None if policy is None else Layer(policy, seed)
             made = self._agents[agent_id] = Agent(agent_id, name, layer, ledger, above, seed)
-            return made
+        self.log.open_side(agent_id, made.rule_texts)
+        return made
 
     def end_agent(self, agent: Agent, state: str = "ended") -> None:
-        """The agent's end: what it held is revoked, its objects are its parent's, what it did not spend is free again.
-        Those below it must have ended. Safe to call twice."""
+        """The agent's end: what it held is revoked, its objects are its parent's, what it did not spend is free again;
+        as long as some below it live on, the last two wait for their end. Safe to call twice."""
         with self._lock:
             if not agent.alive or agent.parent is None:
                 return
             agent.state = state
+        self.log.close_side(agent.id)
         why = f"agent {agent.name} has ended"
         self.caps.revoke(agent.heap_tid, why)
         self.caps.revoke(agent.ipc_tid, why)
+        self._retire(agent)
+        self.mail_came()
+
+    def _retire(self, agent: Agent) -> None:
+        """What others may still need of an ended agent, its policy and its budget, goes with the last one below it."""
+        with self._lock:
+            busy = any(a.alive and a.is_below(agent) for a in self._agents.values())
+            if agent.alive or agent.retired or busy or agent.parent is None:
+                return
+            agent.retired = True
         if agent.layer is not None:
             for held in agent.layer.held.values():
                 agent.layer.end(held.rule or 0)
         with self.store.transaction() as tx:
             tx.inherit(agent.id, agent.parent.id)
         agent.ledger.close()
-        self.mail_came()
+        self._retire(agent.parent)
 
     @property
     def max_agents(self) -> int:

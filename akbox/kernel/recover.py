@@ -76,9 +76,15 @@ def recover(
     try:
         missing, late = _missing(log, waiting, pending, rules)
         calls = _missing_calls(log, directory / "kernel.db")
-        done = Recovery(len(missing), len(late), found.torn_bytes, len(calls))
+        sides = [(agent, *_missing_of_agent(log, directory, agent)) for agent in _agents(directory)]
+        done = Recovery(
+            len(missing) + sum(len(side[1]) for side in sides), len(late) + sum(len(side[2]) for side in sides),
+            found.torn_bytes, len(calls),
+        )  # fmt: skip
         if done.changed:
             log.append_events([*late, *missing], found.agent)
+            for agent, events, counts in sides:
+                log.append_events([*counts, *events], agent)
             for call in calls:
                 log.append(call)
             log.append(_entry(done, found.agent, torn_hash))
@@ -147,6 +153,22 @@ def _missing(
                 continue
         missing.append(event)
     return missing, late
+
+
+def _agents(directory: Path) -> list[bytes]:
+    """Child agents that had a ring when the supervisor died."""
+    names = [path.name.removeprefix("ring-") for path in sorted(directory.glob("ring-*"))]
+    return [bytes.fromhex(name) for name in names if len(name) == 32]
+
+
+def _missing_of_agent(log: AuditLog, directory: Path, agent: bytes) -> tuple[list[Event], list[Event]]:
+    """As `_missing`, of one child agent, whose rule numbers have a meaning of their own."""
+    name = agent.hex()
+    rules = _read_rules(directory / f"rules-{name}.json")
+    _, waiting = read_ring(directory / f"ring-{name}")
+    pending = _read_pending(directory / f"pending-{name}")
+    log.open_side(agent, rules)
+    return _missing(log, waiting, pending, rules)
 
 
 def _missing_calls(log: AuditLog, path: Path) -> list[Draft]:

@@ -69,6 +69,9 @@ class Request(Struct, frozen=True):
     audit_level: str | None = None
     allow_degraded: Sequence[str] = ()
     keep_fds: Sequence[int] = ()
+    inner: bool = False  # of a child agent: every call that another policy above judges too is trapped
+    strict: bool = False  # metadata is strict somewhere above
+    set_env: Mapping[str, str] = {}  # set for the program, whatever the policy passes
 
 
 def make_plan(request: Request) -> LaunchPlan:
@@ -89,13 +92,15 @@ def make_plan(request: Request) -> LaunchPlan:
     compiled = compile_once(request.policy, with_links(request.policy, context), request.state_dir)
     policy, landlock = compiled.policy, compiled.landlock
     level = request.audit_level or policy.audit.level
-    reads_in_kernel = host.landlock and level == "writes" and reads_hold(policy, landlock, compiled.rights)
-    listings_in_kernel = host.landlock and listings_hold(policy, landlock, compiled.rights)
+    reads_in_kernel = (
+        not request.inner and host.landlock and level == "writes" and reads_hold(policy, landlock, compiled.rights)
+    )
+    listings_in_kernel = not request.inner and host.landlock and listings_hold(policy, landlock, compiled.rights)
     if reads_in_kernel:
         landlock = compiled.landlock_for_reads
     plan = FilterPlan(
         arch=os.uname().machine,
-        strict_metadata=policy.fs_metadata == "strict",
+        strict_metadata=request.strict or policy.fs_metadata == "strict",
         reads_in_kernel=reads_in_kernel,
         listings_in_kernel=listings_in_kernel,
         traced=host.authority_numbers,
@@ -110,6 +115,7 @@ def make_plan(request: Request) -> LaunchPlan:
         extra=agent_environment(),
         variables=policy.context.variables(),
     )
+    env |= request.set_env
     if _byte_code_is_of_use(compiled):
         env.pop(NO_BYTE_CODE, None)
     return LaunchPlan(

@@ -33,6 +33,7 @@ from akbox.rundir import StateError, new_run_dir, state_root
 
 if TYPE_CHECKING:
     from akbox.kernel.approvals import Request as ApprovalRequest
+    from akbox.linux.children import Children
     from akbox.linux.terminal import Terminal
 
 __all__ = ["CannotRun", "Run", "RunResult", "Sandbox"]
@@ -109,7 +110,8 @@ class Sandbox:
         with contextlib.ExitStack() as undo:
             tmpdir = tmpdirs.make(self._state)
             undo.callback(tmpdirs.remove, tmpdir)
-            plan = make_plan(self._request(argv, tmpdir))
+            request = self._request(argv, tmpdir)
+            plan = make_plan(request)
             kernel, run_dir = self._open_kernel(plan, argv)
             undo.callback(kernel.close)
             run = Run(
@@ -121,6 +123,8 @@ class Sandbox:
                 on_stopped=on_stopped,
                 on_request=on_request,
             )
+            if plan.policy.grants("spawn.allow") or any(r.ask and r.section == "spawn" for r in plan.policy.rules):
+                run.children = _children(run, request, terminal.stdio if terminal is not None else stdio)
             undo.pop_all()  # from here on the run closes and removes them: their names may soon be another run's
         run.start()
         remember_shipped(self._state)
@@ -193,6 +197,14 @@ class Sandbox:
             "interposer": {"ptrace": plan.filter.traced, "notify": plan.filter.notify},
             "degraded": list(plan.degraded),
         }
+
+
+def _children(run: Run, request: Request, stdio: tuple[int, int, int]) -> Children:
+    """What starts further agents; their output goes where the first one's goes."""
+    from akbox.linux.children import Children
+
+    out, err = (os.dup(fd) if fd >= 0 else -1 for fd in stdio[1:])
+    return Children(run, request, (out, err))
 
 
 def _as_policy(policy: Policy | str | os.PathLike[str] | None) -> Policy:

@@ -114,7 +114,14 @@ def test_the_command_line_answers(app: Path) -> None:
             done = subprocess.run(command, capture_output=True, text=True, timeout=60)
             said.append(done.stdout + done.stderr)
 
-    _, seen = run(app, ["create"], lambda run, request: threading.Thread(target=answer, args=(run, request)).start())
+    threads: list[threading.Thread] = []
+
+    def aside(run: object, request: Request) -> None:
+        threads.append(threading.Thread(target=answer, args=(run, request)))
+        threads[-1].start()
+
+    _, seen = run(app, ["create"], aside)
+    threads[0].join(120)
     assert seen == {"create": 0}
     assert f"fs.open  {app}/deploy/x" in said[0]
     assert said[1] == f"approved: fs.open {app}/deploy/x\n"
