@@ -18,6 +18,9 @@ NAMES = (
 )  # fmt: skip
 ALIASES = {"cpu_time_ns": "cpu_ns", "wall_ms": "wall_time_ms", "calls": "tool_calls"}
 MICROS_PER_USD = 1_000_000
+LASTING = frozenset({"tokens", "output_tokens", "tool_calls", "usd", "bytes"})
+"""Kept durably before and after each call that uses them: a crash gives nothing back. What the heap holds is counted in
+the store; time is measured."""
 NOT_ADDED = frozenset({"wall_time_ms"})
 """Passes for parent and children at once: a child's limit is within its parent's, and takes nothing of it."""
 
@@ -166,6 +169,18 @@ class Ledger:
     def overrun(self, name: str) -> int:
         """What was used past the limit and could not be counted: what a measurement after the fact found."""
         return self._overrun.get(_known(name), 0)
+
+    def restore(self, used: Mapping[str, int]) -> None:
+        """Takes up what was used before a restart; what is over a limit by now counts as all of it."""
+        with self._lock:
+            for name, amount in used.items():
+                if name in self._accounts:
+                    self._use(name, _checked(amount))
+
+    def committed(self) -> dict[str, int]:
+        """Used and set aside: what a restart has to assume was used."""
+        with self._lock:
+            return {name: account.used + account.reserved for name, account in self._accounts.items()}
 
     def snapshot(self) -> dict[str, int]:
         with self._lock:

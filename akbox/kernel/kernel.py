@@ -26,7 +26,7 @@ from akbox.kernel.entry import Draft, trace_id
 from akbox.kernel.events import ALLOW, NEED_NAMES, Event, EventError, pack_event
 from akbox.kernel.ops import Op, op_name
 from akbox.kernel.refusals import Refusals
-from akbox.store.base import Store
+from akbox.store.base import Store, StoreError
 
 if TYPE_CHECKING:  # the calls' machinery is imported with the first call: most runs make none
     from akbox.kernel.approvals import Approvals, Request
@@ -43,6 +43,7 @@ __all__ = ["AgentId", "AuditError", "Decision", "Denial", "Effect", "Kernel", "R
 _EACCES, _EPERM = 13, 1
 _HISTORY = 60
 DEFAULT_MAX_AGENTS = 64
+MAX_KEYS = 256
 APPROVE_TIMEOUT_MS = 300_000
 MAX_DEPTH = 12  # each level is one more Landlock domain, of which the kernel stacks 16
 _HISTORY_EVERY_NS = 1_000_000_000
@@ -82,9 +83,11 @@ class Kernel:
         self._windows: dict[AgentId, ReplayWindow] = {}
         self._history: dict[AgentId, deque[dict[str, Any]]] = {}
         self._snapshot_ns: dict[AgentId, int] = {}
+        self._breakdown: dict[AgentId, dict[str, dict[str, int]]] = {}
         self._closed = False
         self.approvals: Approvals | None = None  # None: nobody can be asked
         self.answer: dict[str, Any] | None = None
+        self.over_budget: Callable[[Agent, str], None] = lambda _agent, _name: None  # the target's: ends the agent
         self.spawner: Callable[[Agent, SpawnArgs], dict[str, Any]] | None = None  # the target's
         self.halt: Callable[[str], None] = lambda _why: None  # the target's: ends the run with exit code 125
         self._mail = threading.Condition()
@@ -479,6 +482,40 @@ class Kernel:
 
         with self._lock:
             return self._windows.setdefault(subject, ReplayWindow())
+
+    def keep_budgets(self, agent: Agent) -> None:
+        """What an agent has used and set aside, durably, and everybody above it. Raises CallError(LOG_FULL)."""
+        try:
+            at: Agent | None = agent
+            while at is not None:
+                self.store.save_budgets(at.id, at.ledger.committed())
+                at = at.parent
+        except StoreError as error:
+            raise CallError(Code.LOG_FULL, f"the store failed: {error}") from error
+
+    def break_down(self, agent: Agent, key: str, amounts: Mapping[str, int]) -> None:
+        """Adds to what the agent's budgets were used for. At most MAX_KEYS keys; the rest is "other"."""
+        with self._lock:
+            table = self._breakdown.setdefault(agent.id, {})
+            row = table.setdefault(key if key in table or len(table) < MAX_KEYS else "other", {"calls": 0})
+            row["calls"] += 1
+            for name, amount in amounts.items():
+                row[name] = row.get(name, 0) + amount
+
+    def budget_breakdown(self, subject: AgentId) -> dict[str, dict[str, int]]:
+        """{call or tool: {calls, budget: amount, …}}."""
+        with self._lock:
+            return {key: dict(row) for key, row in self._breakdown.get(subject, {}).items()}
+
+    def charge(self, subject: AgentId, name: str, amount: int) -> bool:
+        """Counts what a target measured (bytes, CPU). At the limit the agent is ended, although it makes no call; then
+        this is False."""
+        agent = self.agent(subject)
+        fine = agent.ledger.charge(name, amount)
+        self.break_down(agent, f"measured:{name}", {name: amount})
+        if not fine:
+            self.over_budget(agent, name)
+        return fine
 
     def budget_history(self, subject: AgentId) -> list[dict[str, Any]]:
         """Up to 60 snapshots of what was used, a second or more apart, the present one last."""

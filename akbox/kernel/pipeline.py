@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from akbox.kernel.budget import BudgetExceeded, Ledger, Reservation
+from akbox.kernel.budget import LASTING, BudgetExceeded, Ledger, Reservation
 from akbox.kernel.calls.base import Args, Call
 from akbox.kernel.calls.table import CALLS
 from akbox.kernel.codes import REFUSALS, CallError, Code
@@ -59,6 +59,8 @@ class Context:
         self.refunds: list[tuple[Ledger, str, int]] = []
         self.result: dict[str, Any] | None = None
         self.usage: dict[str, Any] = {}
+        self.actual: Mapping[str, int] | None = None  # what of BUDGET's reservation was really used; None: all of it
+        self.breakdown_key = ""  # under what the use is broken down ("tool:NAME"); "": the call's name
         self.error: CallError | None = None
         self.refused_at: str | None = None
         self.trace_id = ""
@@ -124,18 +126,34 @@ class Context:
         return result
 
     def settle(self) -> None:
-        """What was reserved is used."""
-        for ledger, reservation in self.reservations:
-            ledger.settle(reservation)
-        self.reservations.clear()
+        """What was reserved is used; of the first reservation, BUDGET's, what `actual` says."""
+        used: dict[str, int] = {}
+        reserved, self.reservations = self.reservations, []
+        for n, (ledger, reservation) in enumerate(reserved):
+            actual = self.actual if n == 0 else None
+            ledger.settle(reservation, actual)
+            for name, amount in (reservation.amounts if actual is None else actual).items():
+                used[name] = used.get(name, 0) + amount
+        self._kept(used)
         for ledger, name, amount in self.refunds:
             ledger.refund(name, amount)
 
     def release(self) -> None:
         """What was reserved and not used is free again."""
-        for ledger, reservation in self.reservations:
+        given_back: dict[str, int] = {}
+        reserved, self.reservations = self.reservations, []
+        for ledger, reservation in reserved:
             ledger.release(reservation)
-        self.reservations.clear()
+            given_back |= reservation.amounts
+        if given_back:
+            self._kept(given_back, used=False)
+
+    def _kept(self, amounts: Mapping[str, int], *, used: bool = True) -> None:
+        """The ledger has changed: into the breakdown, and to disk what must last."""
+        if used and amounts:
+            self.kernel.break_down(self.agent, self.breakdown_key or op_name(self.nr), amounts)
+        if LASTING & amounts.keys():
+            self.kernel.keep_budgets(self.agent)
 
     def grow(self, amounts: Mapping[str, int], ledger: Ledger | None = None) -> None:
         """What the call holds more (reserved now) or less (given back when it has succeeded)."""
@@ -274,6 +292,8 @@ class Budget:
         if not amounts:
             return NOTHING
         ctx.reserve(amounts)
+        if LASTING & amounts.keys():
+            ctx.kernel.keep_budgets(ctx.agent)
         return PASS
 
 

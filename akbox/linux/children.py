@@ -140,6 +140,10 @@ class Children:
                 self._runs.pop(agent.id, None)
                 self._requests.pop(agent.id, None)
 
+    def run_of(self, agent: Agent) -> Run | None:
+        with self._lock:
+            return self._runs.get(agent.id)
+
     def below(self, agent: Agent) -> list[Run]:
         """The living runs of the agent's own children."""
         with self._lock:

@@ -32,10 +32,11 @@ from akbox.linux.result import RunResult
 from akbox.linux.summary import result_document, write_summary
 from akbox.linux.tracer import TraceLoop
 from akbox.linux.upcalls import Upcalls
-from akbox.linux.watchdog import Watchdog
+from akbox.linux.watchdog import GRACE_S, Watchdog
 from akbox.store.base import StoreError
 
 if TYPE_CHECKING:
+    from akbox.kernel.agents import Agent
     from akbox.kernel.approvals import Request
     from akbox.linux.children import Children, Member
     from akbox.linux.ptrace_calls import PtraceCalls
@@ -281,6 +282,7 @@ class Run:
         if self._above is None:
             self.kernel.pre_query = self.flush
             self.kernel.halt = self.fail
+            self.kernel.over_budget = self._over_budget
             self.kernel.spawner = None if self.children is None else self.children.spawn
         calls = None if self.plan.filter.notify else self._ptrace_calls(enforcer)
         if calls is not None:
@@ -428,6 +430,19 @@ class Run:
             denials=self.kernel.denials(),
             run_id=self.kernel.run_id.hex(),
         )
+
+    def _over_budget(self, agent: Agent, name: str) -> None:
+        """A measured budget of an agent is spent: as when time is up, on a thread that need not wait for it."""
+        run = self if self.children is None else self.children.run_of(agent) or self
+
+        def end() -> None:
+            run._budget_over(name, False)
+            try:
+                run.wait(GRACE_S)
+            except TimeoutError:
+                run._budget_over(name, True)
+
+        threading.Thread(target=end, name="akbox-over", daemon=True).start()
 
     def _budget_over(self, budget: str, hard: bool) -> None:
         """The watchdog's thread: the entry first, then SIGTERM; five seconds later SIGKILL to the whole tree."""

@@ -182,6 +182,7 @@ def test_the_ring_of_a_child_agent(tmp_path: Path) -> None:
     """Its events come back under its own id, and with its own rules."""
     box = Box(tmp_path)
     child = box.kernel.add_agent(box.kernel.root, "child", compiled('version = "1.0"\n[fs]\nread = ["/x/**"]\n'), {})
+    box.kernel.record(box.kernel.root, [event("/app/r")])
     abandon(box)
     events = [event("/app/a", rule=0), event("/app/b", allow=False, ts=5)]
     write_ring(tmp_path / f"ring-{child.id.hex()}", box.run_id, events)

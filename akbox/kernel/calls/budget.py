@@ -52,7 +52,12 @@ def budget_status(ctx: Context, resource: str | None) -> dict[str, Any]:
 
 
 def _history(ctx: Context, args: HistoryArgs) -> dict[str, Any]:
-    return {"snapshots": ctx.kernel.budget_history(ctx.subject)[-args.count :]}
+    breakdown: dict[str, dict[str, Any]] = {}
+    breakdown |= ctx.kernel.budget_breakdown(ctx.subject)
+    for row in breakdown.values():
+        if "usd" in row:
+            row["usd"] /= MICROS_PER_USD
+    return {"snapshots": ctx.kernel.budget_history(ctx.subject)[-args.count :], "breakdown": breakdown}
 
 
 CALLS = (
