@@ -189,5 +189,8 @@ def merkle_extend(edge: bytes, size: int, hashes: bytes) -> bytes:
     """The right edge (32 bytes for each complete subtree, largest first) of an RFC 6962 tree of size leaves, after
     hashes were appended to it."""
 
+def crc32c(data: bytes, crc: int = 0) -> int:
+    """CRC-32C of data, continuing crc."""
+
 def sha256(data: bytes, *, portable: bool = False) -> bytes:
     """The C side's own SHA-256, by the processor's instructions where it has them; for tests of it."""

@@ -15,6 +15,8 @@ from msgspec import Struct
 
 from akbox import _native
 from akbox.linux.argument_rules import FilterPlan
+from akbox.linux.channel import NAME as CHANNEL
+from akbox.linux.channel import new_token
 from akbox.linux.compiling import Compiled, compile_once
 from akbox.linux.control import control_dir
 from akbox.linux.environ import build_environment
@@ -54,6 +56,7 @@ class LaunchPlan(Struct, frozen=True):
     limits: tuple[tuple[int, int, int], ...]
     keep_fds: tuple[int, ...]
     degraded: tuple[str, ...]
+    channel_token: str
 
 
 class Request(Struct, frozen=True):
@@ -87,6 +90,7 @@ def make_plan(request: Request) -> LaunchPlan:
         prefix=needs.prefix,
         state_dirs=(str(request.state_dir), *_control_dirs()),
         policy_files=policy_names(request.policy),
+        channel=str(request.tmpdir / CHANNEL),
         runtime_grants=(*needs.grants, sdk_grant()),
     )
     compiled = compile_once(request.policy, with_links(request.policy, context), request.state_dir)
@@ -115,7 +119,8 @@ def make_plan(request: Request) -> LaunchPlan:
         extra=agent_environment(),
         variables=policy.context.variables(),
     )
-    env |= request.set_env
+    token = new_token()
+    env |= {"AKBOX_CHANNEL": str(request.tmpdir / CHANNEL), "AKBOX_CHANNEL_TOKEN": token, **request.set_env}
     if _byte_code_is_of_use(compiled):
         env.pop(NO_BYTE_CODE, None)
     return LaunchPlan(
@@ -135,6 +140,7 @@ def make_plan(request: Request) -> LaunchPlan:
         limits=_rlimits(policy.limits),
         keep_fds=_keep(request.keep_fds),
         degraded=host.degraded,
+        channel_token=token,
     )
 
 

@@ -23,6 +23,7 @@ from akbox.kernel.kernel import Kernel
 from akbox.kernel.signing import Signer
 from akbox.linux import ruleset, tmpdirs
 from akbox.linux.authority import Doors
+from akbox.linux.channel import Channel
 from akbox.linux.control import Control
 from akbox.linux.drain import Drain
 from akbox.linux.errors import EXIT_BUDGET, EXIT_CANNOT, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CannotRun
@@ -287,6 +288,9 @@ class Run:
         calls = None if self.plan.filter.notify else self._ptrace_calls(enforcer)
         if calls is not None:
             things.callback(calls.close)
+        channel = Channel(self.kernel, self.agent.id, self.plan.channel_token, self.plan.tmpdir, self.fail)
+        channel.start()
+        things.callback(channel.close)
         upcalls = Upcalls(enforcer, self.kernel, doors, self.fail)
         upcalls.start()
         things.callback(upcalls.join)
