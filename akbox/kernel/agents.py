@@ -122,7 +122,7 @@ class Layer:
         segments = self.policy.segments.get(number)
         pattern = rule.pattern.removeprefix(kind[2]) if segments is None else show(segments)
         return Held(
-            tid=tid_of(self._seed, number), type=kind[0], resource=kind[2] + pattern, methods=methods,
+            tid=tid_of(self._seed, f"{rule} {rule.need}"), type=kind[0], resource=kind[2] + pattern, methods=methods,
             section=rule.section, pattern=rule.pattern, origin=rule.origin, ask=rule.ask, rule=number,
         )  # fmt: skip
 
@@ -191,6 +191,6 @@ class Agent:
         return at is other
 
 
-def tid_of(seed: bytes, what: int | str) -> str:
+def tid_of(seed: bytes, what: str) -> str:
     """The number of a held capability: the same after a restart, so that it stays revoked."""
-    return sha256(seed + b"\0" + str(what).encode())[:16].hex()
+    return sha256(seed + b"\0" + what.encode("utf-8", "surrogateescape"))[:16].hex()

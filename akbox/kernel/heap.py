@@ -11,14 +11,12 @@ from typing import Annotated, Any
 import msgspec
 
 from akbox.kernel.codes import CallError, Code
+from akbox.kernel.kernel import MAX_TYPES, TYPE_TYPE
 from akbox.kernel.patch import apply_patch, encode_value
 from akbox.kernel.taint import TAINT_TRUSTED, combined
 from akbox.store.base import HeapObject, Transaction
 
 MAX_TYPE_CHARS = 255
-MAX_TYPES = 1000
-TYPE_TYPE = "$type"
-"""Objects of this type are types: {name, schema}, registered by the root agent."""
 
 _NOT_FOR_AGENTS = {"pattern", "patternProperties", "format", "$ref", "$dynamicRef", "$recursiveRef"}
 

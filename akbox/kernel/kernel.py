@@ -18,7 +18,7 @@ import msgspec
 
 from akbox.kernel.agents import Agent, Layer
 from akbox.kernel.audit import AuditError, AuditLog
-from akbox.kernel.budget import NAMES, BudgetExceeded, Ledger, limits_of
+from akbox.kernel.budget import LASTING, NAMES, BudgetExceeded, Ledger, limits_of
 from akbox.kernel.codes import CallError, Code
 from akbox.kernel.digest import sha256
 from akbox.kernel.effect import AgentId, Decision, Denial, Effect, Reply
@@ -44,6 +44,7 @@ _EACCES, _EPERM = 13, 1
 _HISTORY = 60
 DEFAULT_MAX_AGENTS = 64
 MAX_KEYS = 256
+TYPE_TYPE, MAX_TYPES = "$type", 1000  # heap objects of this type are types: {name, schema}, of the root agent
 APPROVE_TIMEOUT_MS = 300_000
 MAX_DEPTH = 12  # each level is one more Landlock domain, of which the kernel stacks 16
 _HISTORY_EVERY_NS = 1_000_000_000
@@ -64,18 +65,20 @@ class Kernel:
         store: Store,
         log: AuditLog,
         clock_ns: Callable[[], int] = time.time_ns,
+        root: bytes | None = None,
     ) -> None:
         self.policy = policy
         self.run_id = run_id
         self.store = store
         self.log = log
         self.clock_ns = clock_ns
-        self.root: AgentId = os.urandom(16)
+        self.root: AgentId = os.urandom(16) if root is None else root
         self.budgets = Ledger(limits_of(policy.budgets))
         self.capabilities_in_use = False  # has anything been minted or revoked? Most runs never do
         self.refusals = Refusals()
         self.tools: tuple[dict[str, Any], ...] = ()
         self.pre_query: Callable[[], None] | None = None
+        self.earlier_ms = 0  # wall time of an earlier supervisor of this run
         self._started_ns = time.monotonic_ns()
         self._lock = threading.Lock()
         # Guarded by _lock:
@@ -218,6 +221,30 @@ class Kernel:
 
         digest = sha256(self.policy.to_json()).hex()
         self._lifecycle("start", {"akbox": __version__, "policy_hash": digest, **info}, {})
+
+    def resume(self, info: Mapping[str, Any], *, wall_ms: int, cpu_ns: int) -> None:
+        """Instead of `start`, for a run that is continued: takes up its heap, mailbox, ledgers and revocations;
+        `wall_ms` and `cpu_ns` are what it has used. Raises StoreError."""
+        root = self.agent(self.root)
+        with self.store.transaction() as tx:
+            tx.adopt(self.root)  # child agents have ended with their supervisor
+        used = {k: v for k, v in self.store.load_budgets(self.root).items() if k in LASTING or k == "cpu_ns"}
+        objects, size = self.store.held(self.root)
+        used |= {"heap_objects": objects, "heap_bytes": size, "cpu_ns": max(used.get("cpu_ns", 0), cpu_ns)}
+        self.budgets.restore(used)
+        self.earlier_ms = wall_ms
+        self._started_ns -= wall_ms * 1_000_000
+        root.started_ns -= wall_ms * 1_000_000
+        self.caps.load()
+        for layer in root.layers:
+            for held in layer.held.values():
+                if held.rule is not None and self.caps.revoked(held.tid) is not None:
+                    layer.end(held.rule)
+        for item in self.store.objects(self.root, type=TYPE_TYPE, after=0, limit=MAX_TYPES):
+            self.heap.register(item.value)
+        digest = sha256(self.policy.to_json()).hex()
+        earlier = {"earlier_wall_ms": wall_ms, "earlier_cpu_ns": cpu_ns}
+        self._lifecycle("resume", {"policy_hash": digest, **earlier, **info}, {})
 
     def finish(self, info: Mapping[str, Any]) -> None:
         """The run's last entry: exit_code, reason and what else `info` says."""

@@ -94,7 +94,7 @@ class Run:
         self._things.callback(self._ring.close)
         self._drain = Drain(self._ring, kernel, self.agent.id, self.fail)
         self._watchdog = Watchdog(
-            wall_ms=self.agent.ledger.limit("wall_time_ms"),
+            wall_ms=self._wall_left_ms(),
             cpu_ns=self.agent.ledger.limit("cpu_ns"),
             cpu_used_ns=self.tree_cpu_ns,
             stop=self._budget_over,
@@ -105,7 +105,8 @@ class Run:
         self._child: _native.Child | None = None
         self._seized = False
         self._began_ns = 0
-        self._ended_cpu_ns = 0  # of ended child agents; guarded by _lock
+        # Of ended child agents, and of an earlier supervisor of this run; guarded by _lock:
+        self._ended_cpu_ns = self.agent.ledger.used("cpu_ns")
 
     # ---- what a caller may do ------------------------------------------------------------------------------------
 
@@ -241,6 +242,12 @@ class Run:
         Signer.prepare()
         self.pid = child.pid
         return enforcer
+
+    def _wall_left_ms(self) -> int | None:
+        """Of the limit, what an earlier supervisor of this run has left."""
+        limit = self.agent.ledger.limit("wall_time_ms")
+        earlier = self.kernel.earlier_ms if self._above is None else 0
+        return None if limit is None else max(limit - earlier, 0)
 
     def _all_above(self) -> Iterator[Run]:
         """The runs of the agents above, the nearest first."""

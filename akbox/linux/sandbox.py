@@ -34,6 +34,7 @@ from akbox.rundir import StateError, new_run_dir, state_root
 if TYPE_CHECKING:
     from akbox.kernel.approvals import Request as ApprovalRequest
     from akbox.linux.children import Children
+    from akbox.linux.resume import Resumed
     from akbox.linux.terminal import Terminal
 
 __all__ = ["CannotRun", "Run", "RunResult", "Sandbox"]
@@ -96,6 +97,7 @@ class Sandbox:
         terminal: Terminal | None = None,
         on_stopped: Callable[[int], None] | None = None,
         on_request: Callable[[ApprovalRequest], None] | None = None,
+        resume: Resumed | None = None,
     ) -> Run:
         """Starts `argv` and returns when its program runs. stdio: the three standard streams' descriptors, -1 for
         closed.
@@ -112,7 +114,9 @@ class Sandbox:
             undo.callback(tmpdirs.remove, tmpdir)
             request = self._request(argv, tmpdir)
             plan = make_plan(request)
-            kernel, run_dir = self._open_kernel(plan, argv)
+            kernel, run_dir = (
+                self._open_kernel(plan, argv) if resume is None else self._reopen_kernel(plan, argv, resume)
+            )
             undo.callback(kernel.close)
             run = Run(
                 plan,
@@ -185,6 +189,22 @@ class Sandbox:
                 raise CannotRun(f"the audit log cannot be written: {error}") from error
             undo.pop_all()
         return kernel, run_dir
+
+    def _reopen_kernel(self, plan: LaunchPlan, argv: Sequence[str], resume: Resumed) -> tuple[Kernel, Path]:
+        """The kernel of an earlier run, with what it left. Raises CannotRun."""
+        from akbox.store.base import StoreError
+
+        with contextlib.ExitStack() as undo:
+            try:
+                kernel = open_kernel(
+                    plan.policy, resume.run_dir, run_id=resume.run_id, keys_dir=self._state / "keys", root=resume.root
+                )
+                undo.callback(kernel.close)
+                kernel.resume(self._start_info(plan, argv), wall_ms=resume.wall_ms, cpu_ns=resume.cpu_ns)
+            except (AuditError, SigningKeyError, StoreError, OSError) as error:
+                raise CannotRun(f"the run cannot be taken up: {error}") from error
+            undo.pop_all()
+        return kernel, resume.run_dir
 
     def _start_info(self, plan: LaunchPlan, argv: Sequence[str]) -> dict[str, object]:
         from akbox import __version__

@@ -64,6 +64,9 @@ class Transaction(Protocol):
     def inherit(self, owner: bytes, heir: bytes) -> None:
         """Objects of `owner` are `heir`'s from now on; its mailbox goes."""
 
+    def adopt(self, owner: bytes) -> None:
+        """Every object is `owner`'s from now on; mailboxes but its own go."""
+
     def journal(self, draft: Callable[[int], bytes]) -> int:
         """Keeps, with what the transaction changes, the log entry that belongs to it: `draft(number)` as bytes. Until
         `logged(number)` it comes back from `journaled`. Returns the number, never used again."""

@@ -200,6 +200,10 @@ class _Transaction:
         self._db.execute("UPDATE heap SET owner = ? WHERE owner = ?", (heir, owner))
         self._db.execute("DELETE FROM mail WHERE recipient = ?", (owner,))
 
+    def adopt(self, owner: bytes) -> None:
+        self._db.execute("UPDATE heap SET owner = ? WHERE owner <> ?", (owner, owner))
+        self._db.execute("DELETE FROM mail WHERE recipient <> ?", (owner,))
+
     def journal(self, draft: Callable[[int], bytes]) -> int:
         cursor = self._db.execute("INSERT INTO journal (draft) VALUES (x'')")
         number = cursor.lastrowid

@@ -9,7 +9,7 @@ import msgspec
 from akbox.kernel.calls.base import Args, Call, Use
 from akbox.kernel.capability import Type
 from akbox.kernel.codes import CallError, Code
-from akbox.kernel.heap import TYPE_TYPE
+from akbox.kernel.kernel import TYPE_TYPE
 from akbox.kernel.ops import Op
 from akbox.kernel.patch import check_patch
 from akbox.kernel.sanitize import sanitized
