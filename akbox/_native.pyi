@@ -16,6 +16,11 @@ class Policy:
     def net(self, op: int, proto: int, addr: bytes, port: int) -> tuple[int, int]: ...
     def unix(self, path: bytes) -> tuple[int, int]: ...
     def exec_exact(self, path: bytes) -> bool: ...
+    def view(self, parent: Policy | None) -> Policy:
+        """The same rules, with ends of their own, allowing only what `parent` allows too; a rule of the parent's is
+        numbered after all of ours."""
+    def end(self, rule: int, at_ns: int) -> None:
+        """Of a view: from CLOCK_BOOTTIME `at_ns` on (1: now) the rule grants nothing. Raises ValueError."""
 
 # ---- py_enforce.c --------------------------------------------------------------------------------------------------
 
@@ -133,6 +138,7 @@ def launch(
     limits: tuple[tuple[int, int, int], ...],
     tty_fd: int,
     drop_ids: tuple[int, int] | None,
+    outer_rulesets: tuple[int, ...],
 ) -> Child:
     """Clones a child that waits to be seized (native/launch.h). keep_fds ascending and above 2; a standard stream of -1
     stays closed; limits are (RLIMIT_*, soft, hard); drop_ids is (uid, gid) for a supervisor that is root."""
@@ -182,6 +188,9 @@ def scan_records(records: bytes) -> list[tuple[int, int, int]]:
 def merkle_extend(edge: bytes, size: int, hashes: bytes) -> bytes:
     """The right edge (32 bytes for each complete subtree, largest first) of an RFC 6962 tree of size leaves, after
     hashes were appended to it."""
+
+def crc32c(data: bytes, crc: int = 0) -> int:
+    """CRC-32C of data, continuing crc."""
 
 def sha256(data: bytes, *, portable: bool = False) -> bytes:
     """The C side's own SHA-256, by the processor's instructions where it has them; for tests of it."""

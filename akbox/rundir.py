@@ -39,7 +39,7 @@ def state_root(explicit: str | os.PathLike[str] | None = None) -> Path:
             raise StateError("no home directory is known to keep akbox's state in", "set HOME or pass --state-dir")
     try:
         root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(_own_directory(root, None))
+        os.close(own_directory(root, None))
     except OSError as error:
         raise StateError(
             f"the state directory {root} cannot be used: {error.strerror}",
@@ -57,9 +57,9 @@ def new_run_dir(run_id: str, root: Path | None = None) -> Path:
         raise ValueError(f"not a run id: {run_id!r}")
     base = state_root() if root is None else root
     try:
-        base_fd = _own_directory(base, None)
+        base_fd = own_directory(base, None)
         try:
-            runs_fd = _own_directory("runs", base_fd)
+            runs_fd = own_directory("runs", base_fd)
         finally:
             os.close(base_fd)
         try:
@@ -111,7 +111,7 @@ def all_runs(root: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def _own_directory(path: str | Path, parent: int | None) -> int:
+def own_directory(path: str | Path, parent: int | None) -> int:
     """Opens a directory, made if missing, that is really ours; the caller closes the descriptor."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700, dir_fd=parent)

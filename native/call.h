@@ -34,6 +34,7 @@ struct ak_call {
 	const struct ak_stop *stop;
 	pid_t tgid;                     /* of stop->tid; 0 until ak_call_tgid() was asked */
 	bool may_block;                 /* we are on a thread of our own: waiting is allowed */
+	bool asks;                      /* a person has to be asked: what the handler answers is void, the call is served again there */
 };
 
 /* ---- task.c: the agent's side. All return 0 or more, or -errno; all check still_valid() after reading. ---------- */
@@ -113,11 +114,14 @@ bool ak_may_exec(const struct ak_policy *p, const char *path, size_t len);
 /* ---- enforce.c: judge, record, answer --------------------------------------------------------------------------- */
 
 /* Ask the policy about canonical path, record the event with the errno the agent will see, return 0 or -EACCES.
- * An AK_ASK verdict is denied here (approval is the Python side's). `op` is an effect op of design 02. */
+ * For an AK_ASK verdict a person is asked (ak_approved). `op` is an effect op of design 02. */
 int ak_judge_fs(struct ak_call *c, uint16_t op, unsigned need, const char *path, size_t len, uint64_t arg);
 /* Two-ended (rename, link): both need AK_WRITE and the move must keep rights. One event with both names. */
 int ak_judge_move(struct ak_call *c, uint16_t op, const char *from, size_t from_len, const char *to, size_t to_len,
 		  bool is_dir);
+/* What an AK_ASK verdict becomes: true when the Python side says so. It waits on a thread of its own; elsewhere it is false at
+ * once with c->asks set, and the handler returns any error without having done or recorded anything. */
+bool ak_approved(struct ak_call *c, uint16_t op, unsigned need, uint32_t rule, const char *target, const char *target2);
 /* Record a decision made elsewhere. Returns 0, or -EPERM when the ring is shut (then deny). */
 int ak_record(struct ak_call *c, uint16_t op, enum ak_decision decision, unsigned need, uint32_t rule, unsigned missing,
 	      int error, uint64_t arg, const char *target, const char *target2);

@@ -124,6 +124,10 @@ static int refusal_errno(struct ak_call *c, const char *path, size_t len)
 int ak_judge_fs(struct ak_call *c, uint16_t op, unsigned need, const char *path, size_t len, uint64_t arg)
 {
 	struct ak_verdict v = ak_policy_fs(c->config->policy, need, path, len);
+	if (v.decision == AK_ASK && ak_approved(c, op, need, v.rule, path, NULL))
+		v.decision = AK_ALLOW;
+	if (c->asks)
+		return -EAGAIN;
 	int error = v.decision == AK_ALLOW ? 0 : refusal_errno(c, path, len);
 	int recorded = ak_record(c, op, v.decision, need, v.rule, v.missing, error, arg, path, NULL);
 	return recorded < 0 ? recorded : -error;
@@ -133,17 +137,28 @@ int ak_judge_move(struct ak_call *c, uint16_t op, const char *from, size_t from_
 		  bool is_dir)
 {
 	struct ak_verdict v = ak_policy_fs(c->config->policy, AK_WRITE, from, from_len);
+	struct ak_verdict asked = v;
 	int error = 0;
-	if (v.decision != AK_ALLOW) {
+	if (v.decision == AK_DENY) {
 		error = refusal_errno(c, from, from_len);
 	} else {
 		v = ak_policy_fs(c->config->policy, AK_WRITE, to, to_len);
-		if (v.decision != AK_ALLOW) {
+		asked = asked.decision == AK_ASK ? asked : v;
+		if (v.decision == AK_DENY) {
 			error = refusal_errno(c, to, to_len);
 		} else if (!ak_policy_move_keeps_rights(c->config->policy, from, from_len, to, to_len, is_dir)) {
 			v = (struct ak_verdict){.rule = AK_NO_RULE, .decision = AK_DENY, .missing = AK_WRITE};
 			error = EACCES;
 		}
+	}
+	if (!error && asked.decision == AK_ASK) {       /* one question for both ends */
+		v = asked;
+		if (ak_approved(c, op, AK_WRITE, v.rule, from, to))
+			v.decision = AK_ALLOW;
+		else
+			error = EACCES;
+		if (c->asks)
+			return -EAGAIN;
 	}
 	int recorded = ak_record(c, op, v.decision, AK_WRITE, v.rule, v.missing, error, is_dir, from, to);
 	return recorded < 0 ? recorded : -error;
@@ -187,6 +202,11 @@ void ak_enforce(struct ak_enforcer *e, const struct ak_stop *stop, bool may_bloc
 		e->handlers[nr](&c, out);
 	else
 		refuse(&c, e->refusals[nr] ? e->refusals[nr] : ENOSYS, out);
+	if (c.asks) {                   /* nothing was done and nothing recorded: all of it happens where waiting is allowed */
+		if (out->kind == AK_INSTALL_FD)
+			close(out->fd);
+		ak_block(&c, out);
+	}
 	if (out->kind == AK_CONTINUE)
 		count(&e->counters.continued);
 	else if (out->kind == AK_INSTALL_FD)
@@ -421,6 +441,8 @@ void ak_enforcer_free(struct ak_enforcer *e)
 	if (e->proc_fd_dir >= 0)
 		close(e->proc_fd_dir);
 	ak_ptys_free(e->ptys);
+	for (unsigned i = 0; i < AK_APPROVED_EXECS; i++)
+		free(e->approved_execs[i]);
 	free(e->names);
 	free(e->kernel_reads);
 	free(e);

@@ -36,13 +36,25 @@ struct ak_upcall {
 	bool answered;
 	int64_t value;
 	pid_t tgid;
-	int nr;                         /* authority number */
+	int nr;                         /* authority number as the agent gave it; AK_NR_ASK: an effect that waits for approval, `request` is struct ak_ask_record */
 	unsigned flags;                 /* 1: FETCH */
 	uint64_t resp;
 	uint64_t resp_cap;
 	size_t request_len;
 	char *request;
 };
+
+/* What the Python side is asked about an effect that an `approve` rule covers; then the names, not terminated. */
+struct ak_ask_record {
+	uint16_t op;
+	uint8_t need;
+	uint8_t pad;
+	uint32_t rule;
+	uint16_t target_len, target2_len;
+};
+
+#define AK_NR_ASK (-1)                  /* no number of an agent's, which has 15 bits */
+#define AK_APPROVED_EXECS 64            /* executables a person has approved lately */
 
 struct ak_counters {
 	atomic_ullong calls, allowed, denied, continued, installed, blocked, upcalls, gone;
@@ -80,6 +92,8 @@ struct ak_enforcer {
 	unsigned upcall_count;
 	uint64_t next_cookie;
 	struct ak_upcall *upcalls;              /* oldest first */
+	char *approved_execs[AK_APPROVED_EXECS];        /* canonical paths; the image that an exec loads must be one of them */
+	unsigned next_approved_exec;
 
 	pthread_rwlock_t handovers;             /* held for reading from before the agent gets a descriptor until ours is closed */
 	int listener;                           /* -1 until ak_notify_start() */
@@ -119,6 +133,8 @@ void ak_authority_door(struct ak_call *c, struct ak_outcome *out);
 /* 0 and a copy whose `request` the caller frees; -ETIMEDOUT; -EPIPE once stopped. */
 int ak_upcall_next(struct ak_enforcer *e, int timeout_ms, struct ak_upcall *out);
 int ak_upcall_reply(struct ak_enforcer *e, uint64_t cookie, int64_t value, const void *body, size_t len);
+/* May the image with this path run because a person approved it? Each approval lasts as long as it is among the last ones. */
+bool ak_exec_was_approved(struct ak_enforcer *e, const char *path, size_t len);
 void ak_upcall_abandon(struct ak_enforcer *e);          /* at the end: frees what nobody answered */
 
 #endif

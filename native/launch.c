@@ -199,6 +199,9 @@ static void confine(const struct ak_launch_plan *plan, struct ak_launch_status *
 		fail(s, AK_STEP_NO_NEW_PRIVS, errno);
 	if (drop_capabilities() < 0)
 		fail(s, AK_STEP_CAPABILITIES, errno);
+	for (size_t i = 0; i < plan->n_outer_rulesets; i++)
+		if (syscall(SYS_landlock_restrict_self, plan->outer_rulesets[i], 0) < 0)
+			fail(s, AK_STEP_LANDLOCK, errno);
 	if (plan->ruleset_fd >= 0 && syscall(SYS_landlock_restrict_self, plan->ruleset_fd, 0) < 0)
 		fail(s, AK_STEP_LANDLOCK, errno);
 	listener = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, plan->filter_flags, &plan->filter);

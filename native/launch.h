@@ -48,6 +48,8 @@ struct ak_launch_plan {
 	const int *keep_fds;            /* ascending, all above 2 */
 	size_t n_keep_fds;
 	int ruleset_fd;                 /* -1: no Landlock (a waived layer) */
+	const int *outer_rulesets;      /* those of the agents above, applied first: the domain is within each of them */
+	size_t n_outer_rulesets;
 	struct sock_fprog filter;
 	unsigned filter_flags;          /* SECCOMP_FILTER_FLAG_* */
 	const struct ak_limit *limits;

@@ -245,8 +245,8 @@ static int peer_netlink(enum ak_net_op op, int len, struct ak_peer *p)
 	return 0;
 }
 
-int ak_peer_judge(struct ak_call *c, const struct ak_socket *s, enum ak_net_op op, const struct sockaddr_storage *addr,
-		  int len, struct ak_peer *p)
+static int judge_peer(struct ak_call *c, const struct ak_socket *s, enum ak_net_op op, const struct sockaddr_storage *addr,
+		      int len, struct ak_peer *p)
 {
 	p->addr = *addr;
 	p->len = 0;
@@ -270,4 +270,21 @@ int ak_peer_judge(struct ak_call *c, const struct ak_socket *s, enum ak_net_op o
 		snprintf(p->target, sizeof p->target, "family:%d", s->domain);
 		return 0;
 	}
+}
+
+int ak_peer_judge(struct ak_call *c, const struct ak_socket *s, enum ak_net_op op, const struct sockaddr_storage *addr,
+		  int len, struct ak_peer *p)
+{
+	static const uint16_t effects[] = {[AK_NET_CONNECT] = 0x200, [AK_NET_BIND] = 0x202, [AK_NET_LISTEN] = 0x203};
+	int error = judge_peer(c, s, op, addr, len, p);
+	if (error || p->verdict.decision != AK_ASK)
+		return error;
+	bool approved = ak_approved(c, effects[op], 0, p->verdict.rule, p->target, NULL);
+	if (approved) {
+		p->verdict.decision = AK_ALLOW;
+		p->error = 0;
+	}
+	if (c->asks)                    /* answered anew on another thread; until then there is nothing to record */
+		p->record = false;
+	return 0;
 }

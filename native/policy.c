@@ -217,7 +217,7 @@ static void collect(const struct ak_policy *p, const struct live *l, struct foun
 				ak_lower(&f->guard, a->rule);
 			else if (a->effect == E_FREE)
 				is_free = true;
-			else
+			else if (a->effect == E_DENY || !ak_rule_over(p, a->rule))
 				add_accept(f, a);
 		}
 	}
@@ -275,7 +275,9 @@ static struct ak_verdict judge(const struct ak_policy *p, unsigned need, const c
 
 struct ak_verdict ak_policy_fs(const struct ak_policy *p, unsigned need, const char *path, size_t len)
 {
-	return judge(p, need, path, len, D_FS);
+	struct ak_verdict v = judge(p, need, path, len, D_FS);
+
+	return p->parent && v.decision != AK_DENY ? ak_stricter(p, v, ak_policy_fs(p->parent, need, path, len)) : v;
 }
 
 bool ak_policy_refuses(const struct ak_policy *p, unsigned need, const char *path, size_t len)
@@ -283,6 +285,8 @@ bool ak_policy_refuses(const struct ak_policy *p, unsigned need, const char *pat
 	struct live l;
 	struct found f;
 
+	if (p->parent && ak_policy_refuses(p->parent, need, path, len))
+		return true;
 	walk(p, &l, path, len);
 	if (l.over)
 		return true;
@@ -295,7 +299,9 @@ bool ak_policy_refuses(const struct ak_policy *p, unsigned need, const char *pat
 
 struct ak_verdict ak_policy_unix(const struct ak_policy *p, const char *path, size_t len)
 {
-	return judge(p, AK_WRITE, path, len, D_UNIX);
+	struct ak_verdict v = judge(p, AK_WRITE, path, len, D_UNIX);
+
+	return p->parent && v.decision != AK_DENY ? ak_stricter(p, v, ak_policy_unix(p->parent, path, len)) : v;
 }
 
 struct sets { unsigned allow, ask, deny; };
@@ -324,7 +330,7 @@ unsigned ak_policy_rights(const struct ak_policy *p, const char *path, size_t le
 	struct live l;
 
 	walk(p, &l, path, len);
-	return sets_of(p, &l).allow;
+	return sets_of(p, &l).allow & (p->parent ? ak_policy_rights(p->parent, path, len) : 7u);
 }
 
 bool ak_policy_visible(const struct ak_policy *p, const char *path, size_t len)
@@ -333,6 +339,8 @@ bool ak_policy_visible(const struct ak_policy *p, const char *path, size_t len)
 	struct sets s;
 	uint32_t below = 0;
 
+	if (p->parent && !ak_policy_visible(p->parent, path, len))
+		return false;
 	walk(p, &l, path, len);
 	s = sets_of(p, &l);
 	if (s.deny == 7)
@@ -347,6 +355,8 @@ bool ak_policy_exec_exact(const struct ak_policy *p, const char *path, size_t le
 	struct live l;
 	struct found f;
 
+	if (p->parent && !ak_policy_exec_exact(p->parent, path, len))
+		return false;
 	walk(p, &l, path, len);
 	if (!(sets_of(p, &l).allow & AK_EXEC))
 		return false;
@@ -376,9 +386,12 @@ static bool within(const struct ak_policy *p, const struct live *a, const struct
 	return true;
 }
 
-/* Does the list hold for everything below? Only a ** at a pattern's end says so. */
+/* Does the list hold for everything below? Only a ** at a pattern's end says so; and once a rule is over, no list of allows
+ * can be relied on: the lists were made when it was not. */
 static bool whole(const struct ak_policy *p, const struct live *l, uint32_t list)
 {
+	if (list & (LIST_FS_ALLOW | LIST_UNIX_ALLOW) && ak_has_ends(p))
+		return false;
 	for (unsigned i = 0; i < l->n_loops; i++)
 		if (p->lists[l->loops[i]].at & list)
 			return true;
@@ -408,6 +421,8 @@ bool ak_policy_move_keeps_rights(const struct ak_policy *p, const char *from, si
 	struct live a, b;
 	struct sets had, gets;
 
+	if (p->parent && !ak_policy_move_keeps_rights(p->parent, from, from_len, to, to_len, is_dir))
+		return false;
 	walk(p, &a, from, from_len);
 	walk(p, &b, to, to_len);
 	if (a.over || b.over)

@@ -32,6 +32,15 @@ struct ak_policy;
 struct ak_policy *ak_policy_parse(const void *blob, size_t len, const char **why);
 void ak_policy_free(struct ak_policy *p);
 
+/* The same rules once more, with an end of their own for each of them (ak_policy_end), and, with `parent`, allowing only what
+ * that allows too: a rule of the parent's is numbered after all of ours in verdicts. Shares the memory of `base`, which must
+ * outlive it, as must `parent`. NULL: out of memory. */
+struct ak_policy *ak_policy_view(const struct ak_policy *base, const struct ak_policy *parent);
+
+/* From CLOCK_BOOTTIME `at_ns` on the rule allows nothing (and asks about nothing) any more; what it refuses stays refused. 1: now.
+ * Every later verdict of any thread knows it. Only for a view; callers take turns. False: no such rule, or out of memory. */
+bool ak_policy_end(struct ak_policy *p, uint32_t rule, uint64_t at_ns);
+
 /* May `path` be used with all of the `need` bits? deny > approve > allow. */
 struct ak_verdict ak_policy_fs(const struct ak_policy *p, unsigned need, const char *path, size_t len);
 

@@ -8,6 +8,8 @@
 #ifndef AK_POLICY_BLOB_H
 #define AK_POLICY_BLOB_H
 
+#include <stdatomic.h>
+
 #include "policy.h"
 
 enum section {
@@ -64,8 +66,21 @@ struct ak_policy {
 	uint32_t n[SECTIONS];
 	uint32_t rules;
 	uint32_t slot_mask;
+	const struct ak_policy *parent; /* of a view; NULL: none */
+	_Atomic(atomic_ullong *) ends;  /* of a view: when each rule is over, CLOCK_BOOTTIME ns, 0: never; NULL: no rule has an end */
+	bool is_view;
 	uint32_t crc_table[256];        /* CRC-32 of zlib: incremental, so one pass gives the hash of every prefix */
 };
+
+/* policy_view.c: does the rule grant nothing any more? */
+bool ak_rule_over(const struct ak_policy *p, uint32_t rule);
+/* The stricter of our verdict and the parent's, whose rules are numbered after ours. */
+struct ak_verdict ak_stricter(const struct ak_policy *p, struct ak_verdict own, struct ak_verdict above);
+
+static inline bool ak_has_ends(const struct ak_policy *p)
+{
+	return atomic_load_explicit(&p->ends, memory_order_acquire) != NULL;
+}
 
 static inline void ak_lower(uint32_t *have, uint32_t rule)
 {

@@ -66,8 +66,10 @@ static size_t canonical_address(uint8_t out[16], const uint8_t *addr, size_t len
 	return len;
 }
 
-struct ak_verdict ak_policy_net(const struct ak_policy *p, enum ak_net_op op, enum ak_net_proto proto,
-				const uint8_t *addr, size_t addr_len, uint16_t port)
+/* A rule that is over is passed by. Of several rules for the same network, ports and effect the table has the first only: when
+ * that is over, what another of them would grant is refused too. */
+static struct ak_verdict judge(const struct ak_policy *p, enum ak_net_op op, enum ak_net_proto proto, const uint8_t *addr,
+			       size_t addr_len, uint16_t port)
 {
 	static const uint8_t decision[3] = {[E_ALLOW] = AK_ALLOW, [E_ASK] = AK_ASK, [E_DENY] = AK_DENY};
 	struct ak_verdict v = {.rule = AK_NO_RULE, .decision = AK_DENY};
@@ -93,7 +95,7 @@ struct ak_verdict ak_policy_net(const struct ak_policy *p, enum ak_net_op op, en
 		for (uint32_t j = 0; r && j < r->count; j++) {
 			const struct net_entry *e = &p->net_entries[r->first + j];
 
-			if (e->op == op && e->proto == proto)
+			if (e->op == op && e->proto == proto && (e->effect == E_DENY || !ak_rule_over(p, e->rule)))
 				ak_lower(&best[e->effect], e->rule);
 		}
 	}
@@ -105,4 +107,14 @@ struct ak_verdict ak_policy_net(const struct ak_policy *p, enum ak_net_op op, en
 		}
 	}
 	return v;
+}
+
+struct ak_verdict ak_policy_net(const struct ak_policy *p, enum ak_net_op op, enum ak_net_proto proto,
+				const uint8_t *addr, size_t addr_len, uint16_t port)
+{
+	struct ak_verdict v = judge(p, op, proto, addr, addr_len, port);
+
+	if (!p->parent || v.decision == AK_DENY)
+		return v;
+	return ak_stricter(p, v, ak_policy_net(p->parent, op, proto, addr, addr_len, port));
 }

@@ -221,7 +221,10 @@ void ak_policy_free(struct ak_policy *p)
 {
 	if (!p)
 		return;
-	free(p->lists);
-	free(p->blob);
+	free(atomic_load(&p->ends));
+	if (!p->is_view) {
+		free(p->lists);
+		free(p->blob);
+	}
 	free(p);
 }

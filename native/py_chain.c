@@ -2,6 +2,8 @@
  * akbox._native. Argument checking, buffers and the GIL only; what happens is in chain.c, merkle.c and sha256.c. */
 #include "module.h"
 
+#include "crc32c.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -256,6 +258,18 @@ static PyObject *merkle_extend(PyObject *module, PyObject *args)
 	return PyBytes_FromStringAndSize((const char *)tree.edge, (Py_ssize_t)(tree.edge_count * AK_SHA256_BYTES));
 }
 
+static PyObject *py_crc32c(PyObject *module, PyObject *args)
+{
+	const char *data;
+	Py_ssize_t len;
+	unsigned crc = 0;
+
+	(void)module;
+	if (!PyArg_ParseTuple(args, "y#|I:crc32c", &data, &len, &crc))
+		return NULL;
+	return PyLong_FromUnsignedLong(ak_crc32c(crc, data, (size_t)len));
+}
+
 static PyObject *sha256(PyObject *module, PyObject *args, PyObject *kwargs)
 {
 	static char *keywords[] = {"data", "portable", NULL};
@@ -271,6 +285,7 @@ static PyObject *sha256(PyObject *module, PyObject *args, PyObject *kwargs)
 }
 
 static PyMethodDef functions[] = {
+	{"crc32c", py_crc32c, METH_VARARGS, "crc32c(data, crc=0) -> the CRC-32C of data, continuing crc"},
 	{"scan_records", scan_records, METH_O, "scan_records(records) -> [(start, end, index) of what was refused]"},
 	{"merkle_extend", merkle_extend, METH_VARARGS, "merkle_extend(edge, size, hashes) -> edge"},
 	{"sha256", (PyCFunction)(void (*)(void))sha256, METH_VARARGS | METH_KEYWORDS, "sha256(data, *, portable) -> digest"},

@@ -331,7 +331,7 @@ static PyObject *enforcer_may_exec(PyObject *self, PyObject *arg)
 	Py_ssize_t len;
 	if (!e || PyBytes_AsStringAndSize(arg, &path, &len) < 0)
 		return NULL;
-	return PyBool_FromLong(ak_may_exec(e->config.policy, path, (size_t)len));
+	return PyBool_FromLong(ak_may_exec(e->config.policy, path, (size_t)len) || ak_exec_was_approved(e, path, (size_t)len));
 }
 
 static PyObject *enforcer_next_upcall(PyObject *self, PyObject *arg)

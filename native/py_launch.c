@@ -197,19 +197,20 @@ static PyObject *start_child(const struct ak_launch_plan *plan)
 static PyObject *py_launch(PyObject *module, PyObject *args, PyObject *kwargs)
 {
 	static char *names[] = {"exec_path", "argv", "envp", "cwd_fd", "stdio", "keep_fds", "ruleset_fd", "bpf",
-				"filter_flags", "limits", "tty_fd", "drop_ids", NULL};
+				"filter_flags", "limits", "tty_fd", "drop_ids", "outer_rulesets", NULL};
 	struct ak_launch_plan plan = {0};
-	PyObject *argv, *envp, *keep, *limits, *ids, *result = NULL;
+	PyObject *argv, *envp, *keep, *limits, *ids, *outer, *result = NULL;
 	const char *bpf;
 	Py_ssize_t bpf_len;
 	char **argv_c = NULL, **envp_c = NULL;
-	int *keep_c = NULL;
+	int *keep_c = NULL, *outer_c = NULL;
 	struct ak_limit *limits_c = NULL;
 	(void)module;
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$yO!O!i(iii)O!iy#IO!iO", names, &plan.exec_path, &PyTuple_Type, &argv,
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$yO!O!i(iii)O!iy#IO!iOO!", names, &plan.exec_path, &PyTuple_Type, &argv,
 					 &PyTuple_Type, &envp, &plan.cwd_fd, &plan.stdio[0], &plan.stdio[1],
 					 &plan.stdio[2], &PyTuple_Type, &keep, &plan.ruleset_fd, &bpf, &bpf_len,
-					 &plan.filter_flags, &PyTuple_Type, &limits, &plan.tty_fd, &ids))
+					 &plan.filter_flags, &PyTuple_Type, &limits, &plan.tty_fd, &ids,
+					 &PyTuple_Type, &outer))
 		return NULL;
 	if (bpf_len % sizeof(struct sock_filter) || bpf_len / sizeof(struct sock_filter) > BPF_MAXINSNS)
 		return PyErr_Format(PyExc_ValueError, "a filter of %zd bytes", bpf_len);
@@ -220,16 +221,18 @@ static PyObject *py_launch(PyObject *module, PyObject *args, PyObject *kwargs)
 					  .filter = (struct sock_filter *)(uintptr_t)bpf};
 	if ((argv_c = string_array(argv)) && (envp_c = string_array(envp)) &&
 	    (keep_c = int_array(keep, &plan.n_keep_fds)) && (limits_c = limit_array(limits, &plan.n_limits)) &&
-	    !PyErr_Occurred()) {
+	    (outer_c = int_array(outer, &plan.n_outer_rulesets)) && !PyErr_Occurred()) {
 		plan.argv = argv_c;
 		plan.envp = envp_c;
 		plan.keep_fds = keep_c;
+		plan.outer_rulesets = outer_c;
 		plan.limits = limits_c;
 		result = start_child(&plan);
 	}
 	free(argv_c);
 	free(envp_c);
 	free(keep_c);
+	free(outer_c);
 	free(limits_c);
 	return result;
 }

@@ -6,6 +6,7 @@
 typedef struct {
 	PyObject_HEAD
 	struct ak_policy *policy;
+	PyObject *base, *parent;        /* of a view: what its policy lives in */
 } PolicyObject;
 
 static const struct ak_policy *held(PyObject *self)
@@ -41,6 +42,8 @@ static void policy_dealloc(PyObject *self)
 	freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
 	ak_policy_free(((PolicyObject *)self)->policy);
+	Py_XDECREF(((PolicyObject *)self)->base);
+	Py_XDECREF(((PolicyObject *)self)->parent);
 	release(self);
 	Py_DECREF(type);
 }
@@ -134,7 +137,47 @@ static PyObject *policy_unix(PyObject *self, PyObject *args)
 	return Py_BuildValue("(il)", v.decision, rule_number(v.rule));
 }
 
+static PyObject *policy_view(PyObject *self, PyObject *arg)
+{
+	PyTypeObject *type = Py_TYPE(self);
+	allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+	const struct ak_policy *parent = NULL;
+	PolicyObject *view;
+
+	if (arg != Py_None && !(parent = ak_py_policy_get(arg)))
+		return NULL;
+	view = (PolicyObject *)alloc(type, 0);
+	if (!view)
+		return NULL;
+	view->policy = ak_policy_view(held(self), parent);
+	if (!view->policy) {
+		Py_DECREF(view);
+		return PyErr_NoMemory();
+	}
+	Py_INCREF(self);
+	view->base = self;
+	if (parent) {
+		Py_INCREF(arg);
+		view->parent = arg;
+	}
+	return (PyObject *)view;
+}
+
+static PyObject *policy_end(PyObject *self, PyObject *args)
+{
+	unsigned rule;
+	unsigned long long at_ns;
+
+	if (!PyArg_ParseTuple(args, "IK:end", &rule, &at_ns))
+		return NULL;
+	if (!ak_policy_end(((PolicyObject *)self)->policy, rule, at_ns))
+		return PyErr_Format(PyExc_ValueError, "not a view, no rule %u, or out of memory", rule);
+	Py_RETURN_NONE;
+}
+
 static PyMethodDef policy_methods[] = {
+	{"view", policy_view, METH_O, "view(parent or None) -> the same rules, with ends of their own, within the parent's"},
+	{"end", policy_end, METH_VARARGS, "end(rule, at_ns): from CLOCK_BOOTTIME at_ns on (1: now) the rule grants nothing"},
 	{"fs", policy_fs, METH_VARARGS, "fs(need, path) -> (decision, rule, missing)"},
 	{"rights", policy_rights, METH_VARARGS, "rights(path) -> need bits that are allowed"},
 	{"visible", policy_visible, METH_VARARGS, "visible(path) -> does the name exist under strict metadata"},

@@ -123,6 +123,98 @@ void ak_authority_door(struct ak_call *c, struct ak_outcome *out)
 	upcall_free(u);
 }
 
+/* ---- approvals ---------------------------------------------------------------------------------------------------- */
+
+#define OP_EXEC 0x300
+#define ASK_POLL_MS 200                 /* how often a waiting caller is looked after */
+
+static struct ak_upcall *ask_new(struct ak_call *c, uint16_t op, unsigned need, uint32_t rule, const char *target,
+				 const char *target2)
+{
+	size_t len = strlen(target), len2 = target2 ? strlen(target2) : 0;
+	struct ak_ask_record head = {op, (uint8_t)need, 0, rule, (uint16_t)len, (uint16_t)len2};
+	struct ak_upcall *u = calloc(1, sizeof *u);
+	if (!u)
+		return NULL;
+	u->request_len = sizeof head + len + len2;
+	u->request = malloc(u->request_len);
+	if (!u->request || len > UINT16_MAX || len2 > UINT16_MAX) {
+		upcall_free(u);
+		return NULL;
+	}
+	memcpy(u->request, &head, sizeof head);
+	memcpy(u->request + sizeof head, target, len);
+	if (len2)
+		memcpy(u->request + sizeof head + len, target2, len2);
+	u->stop = *c->stop;
+	u->tgid = ak_call_tgid(c);
+	u->nr = AK_NR_ASK;
+	return u;
+}
+
+/* Until it is answered, the run ends, the caller is gone or has a signal to handle. Precondition: locked. */
+static void await_answer(struct ak_enforcer *e, struct ak_call *c, struct ak_upcall *u)
+{
+	while (!u->answered && (u->replying || !e->stopping)) {
+		struct timespec at;
+		clock_gettime(CLOCK_MONOTONIC, &at);
+		at.tv_nsec += ASK_POLL_MS * 1000000L;
+		at.tv_sec += at.tv_nsec / 1000000000L;
+		at.tv_nsec %= 1000000000L;
+		if (pthread_cond_timedwait(&e->changed, &e->lock, &at) != ETIMEDOUT || u->replying || u->answered)
+			continue;
+		pthread_mutex_unlock(&e->lock);
+		bool over = !c->stop->still_valid(c->stop->ctx) || ak_interrupted(c);
+		pthread_mutex_lock(&e->lock);
+		if (over && !u->replying && !u->answered)
+			return;
+	}
+}
+
+static void remember_exec(struct ak_enforcer *e, const char *path)
+{
+	char *copy = strdup(path);
+	unsigned at = e->next_approved_exec++ % AK_APPROVED_EXECS;
+	free(e->approved_execs[at]);
+	e->approved_execs[at] = copy;
+}
+
+bool ak_exec_was_approved(struct ak_enforcer *e, const char *path, size_t len)
+{
+	bool found = false;
+	pthread_mutex_lock(&e->lock);
+	for (unsigned i = 0; i < AK_APPROVED_EXECS && !found; i++)
+		found = e->approved_execs[i] && strlen(e->approved_execs[i]) == len && !memcmp(e->approved_execs[i], path, len);
+	pthread_mutex_unlock(&e->lock);
+	return found;
+}
+
+bool ak_approved(struct ak_call *c, uint16_t op, unsigned need, uint32_t rule, const char *target, const char *target2)
+{
+	struct ak_enforcer *e = c->enforcer;
+	if (!c->may_block) {
+		c->asks = true;
+		return false;
+	}
+	struct ak_upcall *u = ask_new(c, op, need, rule, target, target2);
+	if (!u)
+		return false;
+	if (!enqueue(e, u)) {
+		upcall_free(u);
+		return false;
+	}
+	pthread_mutex_lock(&e->lock);
+	await_answer(e, c, u);
+	bool allowed = u->answered && u->value == 1;
+	if (!u->answered)
+		unlink_upcall(e, u);
+	if (allowed && op == OP_EXEC)
+		remember_exec(e, target);
+	pthread_mutex_unlock(&e->lock);
+	upcall_free(u);
+	return allowed;
+}
+
 int ak_upcall_next(struct ak_enforcer *e, int timeout_ms, struct ak_upcall *out)
 {
 	struct timespec deadline;

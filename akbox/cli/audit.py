@@ -129,11 +129,17 @@ def recover(run: str, as_json: bool, state_dir: str | None) -> int:
         raise Failure(f"cannot recover {folder}: {error.strerror}") from error
     if as_json:
         emit_json(
-            {"run_dir": str(folder), "events": done.events, "pending": done.pending, "torn_bytes": done.torn_bytes}
+            {
+                "run_dir": str(folder),
+                "events": done.events,
+                "pending": done.pending,
+                "calls": done.calls,
+                "torn_bytes": done.torn_bytes,
+            }
         )
     elif done.changed:
         cut = f", cut {done.torn_bytes} bytes of a torn line" if done.torn_bytes else ""
-        print(f"audit recover: added {done.events + done.pending} entries{cut} ({folder})")
+        print(f"audit recover: added {done.events + done.pending + done.calls} entries{cut} ({folder})")
     else:
         print(f"audit recover: nothing was missing ({folder})")
     return 0
@@ -234,6 +240,8 @@ def _pretty(entry: Entry) -> str:
         detail.append(f"→ {second}")
     if entry.get("rule"):
         detail.append(f"[{entry['rule']}]")
+    if decision == "deny" and entry.get("stage"):
+        detail.append(f"(refused at {entry['stage']})")
     return (
         f"{entry.get('seq', 0):>6}  {str(entry.get('ts'))[11:23]}  {paint(f'{decision:<5}', colour, sys.stdout)}  "
         f"{printable(str(entry.get('name'))):<14}  {printable(' '.join(detail))}\n"

@@ -15,6 +15,8 @@ COMMANDS = {
     "run": ("akbox.cli.group:run_command", "Run a command under a policy."),
     "policy": ("akbox.cli.policy:policy", "Check, explain, start and trust policies."),
     "audit": ("akbox.cli.audit:audit", "Verify, show and recover the logs of runs."),
+    "approve": ("akbox.cli.approve:approve", "Answer what waits for a person."),
+    "cap": ("akbox.cli.cap:cap", "Mint, inspect, narrow and revoke capabilities."),
     "doctor": ("akbox.cli.doctor:doctor", "Try what this host can hold, and say what to do where it can't."),
     "test": ("akbox.cli.test:test", "Try on this machine what akbox promises."),
 }

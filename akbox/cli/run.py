@@ -15,7 +15,9 @@ from akbox.cli.output import EXIT_CANNOT, EXIT_USAGE, Failure
 from akbox.cli.session import Session
 
 if TYPE_CHECKING:
+    from akbox.kernel.approvals import Request
     from akbox.linux.result import RunResult
+    from akbox.linux.resume import Resumed
     from akbox.linux.terminal import Terminal
     from akbox.policy.model import Policy
 
@@ -34,6 +36,7 @@ class Options(Struct, frozen=True):
     json_file: str | None
     quiet: bool
     verbose: bool
+    resume: str | None = None
 
 
 FLAGS = (
@@ -44,6 +47,7 @@ FLAGS = (
     Flag("--env", "Passed through, or set.", "NAME[=VALUE]", many=True),
     Flag("--budget", "What may be spent (wall_time_ms=60000).", "NAME=N", many=True),
     Flag("--limit", "A resource limit (memory=2G).", "NAME=N", many=True),
+    Flag("--resume", "Continue this run: its heap, ledgers, log. COMMAND: by default its own.", "RUN"),
     Flag("--record", "Not in this version.", "FILE", hidden=True),
     Flag("--audit", "What the log holds.", "full|writes", choices=("full", "writes")),
     Flag(
@@ -83,7 +87,7 @@ def main(args: list[str]) -> int:
 def execute(values: Values, command: tuple[str, ...]) -> int:
     """Runs the command; returns the exit code. `values` by the names of FLAGS. Raises Failure."""
     _refuse_later_flags(str(values["target"]), values["record"])
-    if not command:
+    if not command and values["resume"] is None:
         raise UsageError(f"there is no command to run: {USAGE}")
     if values["quiet"] and values["verbose"]:
         raise UsageError("-q and -v exclude each other")
@@ -109,7 +113,10 @@ def execute(values: Values, command: tuple[str, ...]) -> int:
         json_file=_text(values["json_file"]),
         quiet=bool(values["quiet"]),
         verbose=bool(values["verbose"]),
+        resume=_text(values["resume"]),
     )
+    if options.resume is not None and (values["policy"] is not None or not extra.is_empty()):
+        raise UsageError("--resume goes on under the policy that the run has")
     return _run(_text(values["policy"]), extra, options)
 
 
@@ -143,9 +150,12 @@ def _run(named: str | None, extra: Extra, options: Options) -> int:
     try:
         cwd = _working_directory()
         recall_shipped(state_root(options.state_dir))
-        choice = choose(named, cwd, options.state_dir)
+        resumed = _take_up(options)
+        choice = choose(named, cwd, options.state_dir) if resumed is None else _resumed_choice(resumed)
         origin = choice.origin
-        return _start_and_report(choice, extra, options, cwd, json_fd)
+        if resumed is not None:
+            cwd = Path(resumed.cwd)
+        return _start_and_report(choice, extra, options, cwd, json_fd, resumed)
     except StateError as error:
         failure = _or_nested(Failure(error.message, fix=error.hint, exit_code=EXIT_CANNOT))
         _report_failure(json_fd, failure, origin)
@@ -166,11 +176,36 @@ def _or_nested(failure: Failure) -> Failure:
     return Failure(why.message, fix=why.hint, exit_code=EXIT_CANNOT)
 
 
-def _start_and_report(choice: Choice, extra: Extra, options: Options, cwd: Path, json_fd: int | None) -> int:
+def _take_up(options: Options) -> Resumed | None:
+    """What `--resume` names. Raises Failure."""
+    if options.resume is None:
+        return None
+    from akbox.kernel.signing import SigningKeyError
+    from akbox.linux.errors import CannotRun
+    from akbox.linux.resume import take_up
+    from akbox.policy.check import PolicyError
+    from akbox.rundir import find_run, state_root
+
+    root = state_root(options.state_dir)
+    try:
+        return take_up(find_run(options.resume, root), root / "keys")
+    except CannotRun as error:
+        raise Failure(error.message, fix=error.hint, exit_code=error.exit_code) from error
+    except (PolicyError, SigningKeyError) as error:
+        raise Failure(f"the run cannot be taken up: {error}", exit_code=EXIT_CANNOT) from error
+
+
+def _resumed_choice(resumed: Resumed) -> Choice:
+    return Choice(resumed.policy, f"run {resumed.run_dir.name[:8]}")
+
+
+def _start_and_report(
+    choice: Choice, extra: Extra, options: Options, cwd: Path, json_fd: int | None, resumed: Resumed | None
+) -> int:
     from akbox.cli.report import print_report, report_document, write_json
 
     policy = merge(choice.policy, extra, cwd)
-    result, run_dir = _attended(policy, options, cwd)
+    result, run_dir = _attended(policy, options, cwd, resumed)
     if json_fd is not None:
         write_json(json_fd, report_document(result, choice.origin, run_dir))
     if not options.quiet:
@@ -178,7 +213,7 @@ def _start_and_report(choice: Choice, extra: Extra, options: Options, cwd: Path,
     return result.exit_code
 
 
-def _attended(policy: Policy, options: Options, cwd: Path) -> tuple[RunResult, str]:
+def _attended(policy: Policy, options: Options, cwd: Path, resumed: Resumed | None) -> tuple[RunResult, str]:
     from akbox.linux.errors import CannotRun
     from akbox.linux.sandbox import Sandbox
     from akbox.policy.check import PolicyError
@@ -196,7 +231,13 @@ def _attended(policy: Policy, options: Options, cwd: Path) -> tuple[RunResult, s
         with Session() as session:
             terminal = _terminal()
             try:
-                run = sandbox.start(list(options.command), terminal=terminal, on_stopped=session.agent_stopped)
+                run = sandbox.start(
+                    list(options.command) or list(resumed.argv if resumed is not None else ()),
+                    terminal=terminal,
+                    on_stopped=session.agent_stopped,
+                    on_request=None if options.quiet else _say_what_waits,
+                    resume=resumed,
+                )
                 gc.freeze()
                 gc.enable()
                 if terminal is not None:
@@ -211,6 +252,14 @@ def _attended(policy: Policy, options: Options, cwd: Path) -> tuple[RunResult, s
         from akbox.cli.choose import policy_failure
 
         raise policy_failure(error) from error
+
+
+def _say_what_waits(request: Request) -> None:
+    """The one thing that is said while the agent runs: nobody would know what it waits for."""
+    from akbox.cli.output import note
+
+    who = "" if request.agent_name == "root" else f" ({request.agent_name})"
+    note(f"{request.op} {request.target}{who} waits for you: akbox approve last {request.id}  (or --deny)")
 
 
 def _terminal() -> Terminal | None:

@@ -53,6 +53,13 @@ class Receipt(msgspec.Struct, frozen=True):
     trace_id: str
 
 
+class _Side(msgspec.Struct, frozen=True):
+    """What an agent with rules of its own needs to be logged."""
+
+    renderer: BatchRenderer
+    flood: FloodFilter
+
+
 class AuditLog:
     """The one writer of a log file (an exclusive flock holds others off). Thread-safe.
 
@@ -81,6 +88,7 @@ class AuditLog:
         self.durability: Durability = durability
         self._clock_ns = clock_ns
         self._renderer = BatchRenderer(run_id, rules)
+        self._sides: dict[bytes, _Side] = {}  # agents with rules of their own; guarded by _lock
         self._lock = threading.RLock()
         # Guarded by _lock:
         self._seq = 0
@@ -135,13 +143,32 @@ class AuditLog:
         texts = tuple(map(str, rules))
         with self._lock:
             self._renderer = BatchRenderer(self.run_id, texts)
-        path = self.path.with_name(RULES_NAME)
+        self._save_rules(self.path.with_name(RULES_NAME), texts)
+
+    def _save_rules(self, path: Path, texts: tuple[str, ...]) -> None:
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             with open(fd, "wb") as file:
                 file.write(msgspec.json.encode(texts))
         except OSError as error:
             raise AuditError(f"{path}: {error.strerror}", error.errno or 0) from error
+
+    def open_side(self, agent: bytes, rules: Sequence[object]) -> None:
+        """From now on the rule numbers of this agent's events mean `rules`. They are kept beside the log, as those of
+        `set_rules` are. Raises AuditError."""
+        name = agent.hex()
+        texts = tuple(map(str, rules))
+        with self._lock:
+            flood = FloodFilter(self.path.with_name(f"pending-{name}"))
+            self._sides[agent] = _Side(BatchRenderer(self.run_id, texts), flood)
+        self._save_rules(self.path.with_name(f"rules-{name}.json"), texts)
+
+    def close_side(self, agent: bytes) -> None:
+        """The agent's last event was appended."""
+        with self._lock:
+            if agent in self._sides:
+                self.tick(agent, everything=True)
+                self._sides.pop(agent).flood.close()
 
     def append_records(self, records: bytes, agent: bytes) -> list[tuple[Event, int | None]]:
         """Appends whole ring records in one write, floods of equal denials merged. What is merged reaches the log
@@ -151,10 +178,10 @@ class AuditLog:
         refused = scan(records)
         with self._lock:
             self._check()
-            batch = admit(records, refused, self._flood)
+            batch = admit(records, refused, self._flood_of(agent))
             first = self._seq + 1
             self._write_parts(batch.parts, agent)
-            self._persist()
+            self._persist(agent)
             head = self._seq
         if self.durability == "sync" and batch.parts:
             self.wait_durable(head)
@@ -172,22 +199,27 @@ class AuditLog:
     def tick(self, agent: bytes, *, everything: bool = False) -> list[Event]:
         """Writes merged denials whose second is over (or all); to be called now and then when no event comes."""
         with self._lock:
-            if self._flood.idle:
+            flood = self._flood_of(agent)
+            if flood.idle:
                 return []
             self._check()
-            due = self._flood.due(None if everything else self._clock_ns())
+            due = flood.due(None if everything else self._clock_ns())
             self._write_parts([due], agent)
-            self._persist()
+            self._persist(agent)
             return due
 
+    def _flood_of(self, agent: bytes) -> FloodFilter:
+        return self._sides[agent].flood if agent in self._sides else self._flood
+
     def _write_parts(self, parts: Sequence[Part], agent: bytes) -> None:
-        lines, hashes = self._renderer.render(parts, agent=agent, seq=self._seq + 1, prev=self._hash)
+        renderer = self._sides[agent].renderer if agent in self._sides else self._renderer
+        lines, hashes = renderer.render(parts, agent=agent, seq=self._seq + 1, prev=self._hash)
         if hashes:
             self._write(lines, hashes)
 
-    def _persist(self) -> None:
+    def _persist(self, agent: bytes) -> None:
         try:
-            self._flood.persist()
+            self._flood_of(agent).persist()
         except OSError as error:
             raise self._fail("the pending counts can't be written", error) from error
 
@@ -323,6 +355,8 @@ class AuditLog:
                 return
             try:
                 if self._failure is None:
+                    for side in list(self._sides):
+                        self.close_side(side)
                     if agent is not None:
                         self.tick(agent, everything=True)
                     if self._seq > self._checkpoint_seq:

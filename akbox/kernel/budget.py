@@ -18,6 +18,11 @@ NAMES = (
 )  # fmt: skip
 ALIASES = {"cpu_time_ns": "cpu_ns", "wall_ms": "wall_time_ms", "calls": "tool_calls"}
 MICROS_PER_USD = 1_000_000
+LASTING = frozenset({"tokens", "output_tokens", "tool_calls", "usd", "bytes"})
+"""Kept durably before and after each call that uses them: a crash gives nothing back. What the heap holds is counted in
+the store; time is measured."""
+NOT_ADDED = frozenset({"wall_time_ms"})
+"""Passes for parent and children at once: a child's limit is within its parent's, and takes nothing of it."""
 
 
 class BudgetExceeded(Exception):
@@ -118,7 +123,12 @@ class Ledger:
         """A ledger whose limits are set aside here until `close`: parent and children together never pass this one's.
         A name without a limit of its own draws on this ledger as it goes. Raises BudgetExceeded."""
         with self._lock:
-            share = self.reserve({n: v for n, v in limits.items() if v is not None})
+            for name, limit in limits.items():
+                left = self.status(name).remaining if name in NOT_ADDED else None
+                if left is not None and limit is not None and limit > left:
+                    status = self.status(name)
+                    raise BudgetExceeded(name, limit, status.limit or 0, status.used, status.reserved)
+            share = self.reserve({n: v for n, v in limits.items() if v is not None and n not in NOT_ADDED})
             ledger = Ledger(limits, self)
             ledger._share = share
             return ledger
@@ -129,7 +139,7 @@ class Ledger:
             if self._parent is None or self._share is None:
                 return
             share, self._share = self._share, None
-            own = {n: self._accounts[n].used for n in NAMES if self._accounts[n].limit is not None}
+            own = {n: self._accounts[n].used for n in share.amounts}
             self._parent.settle(share, {n: used for n, used in own.items() if used})
 
     # ---- questions ------------------------------------------------------------------------------------------------
@@ -159,6 +169,18 @@ class Ledger:
     def overrun(self, name: str) -> int:
         """What was used past the limit and could not be counted: what a measurement after the fact found."""
         return self._overrun.get(_known(name), 0)
+
+    def restore(self, used: Mapping[str, int]) -> None:
+        """Takes up what was used before a restart; what is over a limit by now counts as all of it."""
+        with self._lock:
+            for name, amount in used.items():
+                if name in self._accounts:
+                    self._use(name, _checked(amount))
+
+    def committed(self) -> dict[str, int]:
+        """Used and set aside: what a restart has to assume was used."""
+        with self._lock:
+            return {name: account.used + account.reserved for name, account in self._accounts.items()}
 
     def snapshot(self) -> dict[str, int]:
         with self._lock:

@@ -1,5 +1,6 @@
 """What someone wants to do, and what the kernel says to it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ AgentId = bytes
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
     """One thing somebody wants to do. `target` is canonical (design 02: absolute path, `ip:…:443`, `dns:host:443`,
     `tool:name`, …); `need` are the bits of native/policy.h (1 read, 2 write, 4 exec); `target2` is the other end of a
-    rename or link; `detail` goes into the log as it is, redacted."""
+    rename or link; `detail` goes into the log as it is, redacted; `cost` is what it uses of budgets when allowed."""
 
     op: Op
     target: str
@@ -22,6 +23,7 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     target2: str | None = None
     detail: dict[str, Any] | None = None
     pid: int = 0
+    cost: Mapping[str, int] = {}
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,25 +5,35 @@ Budgets are the pipeline's: functions here say by how much an object grows or sh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import msgspec
 
 from akbox.kernel.codes import CallError, Code
-from akbox.kernel.effect import AgentId
+from akbox.kernel.kernel import MAX_TYPES, TYPE_TYPE
 from akbox.kernel.patch import apply_patch, encode_value
+from akbox.kernel.taint import TAINT_TRUSTED, combined
 from akbox.store.base import HeapObject, Transaction
 
-TAINT_TRUSTED, TAINT_UNTRUSTED = 0, 100
 MAX_TYPE_CHARS = 255
+
+_NOT_FOR_AGENTS = {"pattern", "patternProperties", "format", "$ref", "$dynamicRef", "$recursiveRef"}
+
+Access = Callable[[HeapObject | None, int], HeapObject]
+"""Gives the object that was asked for, or refuses: NOT_FOUND, or CAP_MISSING for another agent's."""
+
+
+class NewType(msgspec.Struct, forbid_unknown_fields=True):
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TYPE_CHARS)]
+    schema: dict[str, Any]
 
 
 class Heap:
     """Operations on objects inside a store's transaction. `types` maps a type's name to its JSON Schema."""
 
     def __init__(self, types: Mapping[str, Mapping[str, Any]]) -> None:
-        self._types = types
+        self._types = dict(types)
         self._validators: dict[str, Any] = {}  # Any: jsonschema is imported when a type with a schema is first used
 
     def prepare(self, type_name: str, value: Any, where: str = "value") -> bytes:
@@ -31,35 +41,72 @@ class Heap:
         if not 0 < len(type_name) <= MAX_TYPE_CHARS:
             raise CallError(Code.SCHEMA_INVALID, f"type: a name of 1 to {MAX_TYPE_CHARS} characters")
         data = encode_value(value, where)
+        if type_name == TYPE_TYPE:
+            self._check_type(value, where)
         self._check(type_name, value, where)
         return data
+
+    def _check_type(self, value: Any, where: str) -> None:
+        """{name, schema}: a new type. A regular expression of an agent's could keep the kernel busy for ever, so its
+        schemas have none."""
+        from jsonschema.exceptions import SchemaError
+        from jsonschema.validators import validator_for
+
+        try:
+            made = msgspec.convert(value, NewType)
+        except msgspec.ValidationError as error:
+            raise CallError(Code.SCHEMA_INVALID, f"{where}: {error}") from None
+        if made.name in self._types or made.name == TYPE_TYPE:
+            raise CallError(Code.NAME_EXISTS, f"there is a type {made.name!r} already")
+        if len(self._types) >= MAX_TYPES:
+            raise CallError(Code.QUOTA_EXCEEDED, f"at most {MAX_TYPES} types")
+        if bad := _keys(made.schema) & {
+            "pattern",
+            "patternProperties",
+            "format",
+            "$ref",
+            "$dynamicRef",
+            "$recursiveRef",
+        }:
+            raise CallError(Code.SCHEMA_INVALID, f"{where}/schema: {', '.join(sorted(bad))} may not be used here")
+        try:
+            validator_for(made.schema).check_schema(made.schema)
+        except SchemaError as error:
+            raise CallError(Code.SCHEMA_INVALID, f"{where}/schema: {error.message}"[:500]) from None
+
+    def register(self, data: bytes) -> None:
+        """Takes up a type that the root agent has stored (TYPE_TYPE); it was checked by `prepare`."""
+        made = msgspec.json.decode(data)
+        self._types[made["name"]] = made["schema"]
 
     def write(
         self,
         tx: Transaction,
-        owner: AgentId,
+        access: Access,
         ptr: int,
         patch: list[dict[str, Any]],
         expected: int,
+        taint: int = TAINT_TRUSTED,
         where: str = "patch",
-    ) -> tuple[int, int]:
-        """Patches an object. Returns (new version, growth in bytes, which may be negative)."""
-        before = owned(tx.get(ptr), owner, ptr)
+    ) -> tuple[HeapObject, int, int]:
+        """Patches an object. `taint`: of what is written; the object's own label is never lowered by it. Returns (the
+        object before, new version, growth in bytes, which may be negative)."""
+        before = access(tx.get(ptr), ptr)
         _check_version(before, expected)
         value = apply_patch(msgspec.json.decode(before.value), patch, where)
         data = encode_value(value, where)
         self._check(before.type, value, where)
-        if not tx.update(ptr, version=before.version, value=data, taint=before.taint):
+        if not tx.update(ptr, version=before.version, value=data, taint=combined(before.taint, taint)):
             raise CallError(Code.CONFLICT, f"object {ptr} was changed meanwhile")
-        return before.version + 1, len(data) - len(before.value)
+        return before, before.version + 1, len(data) - len(before.value)
 
-    def delete(self, tx: Transaction, owner: AgentId, ptr: int, expected: int) -> int:
-        """Deletes an object; returns the bytes it had."""
-        before = owned(tx.get(ptr), owner, ptr)
+    def delete(self, tx: Transaction, access: Access, ptr: int, expected: int) -> HeapObject:
+        """Deletes an object; returns it as it was."""
+        before = access(tx.get(ptr), ptr)
         _check_version(before, expected)
         if not tx.delete(ptr, version=before.version):
             raise CallError(Code.CONFLICT, f"object {ptr} was changed meanwhile")
-        return len(before.value)
+        return before
 
     def _check(self, type_name: str, value: Any, where: str) -> None:
         schema = self._types.get(type_name)
@@ -91,15 +138,17 @@ class Heap:
         return self._validators.setdefault(type_name, validator)
 
 
-def owned(found: HeapObject | None, owner: AgentId, ptr: int) -> HeapObject:
-    """The object, if it is there (NOT_FOUND) and the agent's own (CAP_MISSING)."""
-    if found is None:
-        raise CallError(Code.NOT_FOUND, f"there is no object {ptr}")
-    if found.owner != owner:
-        raise CallError(
-            Code.CAP_MISSING, f"object {ptr} belongs to another agent", missing_cap="heap", stage="CAPABILITY",
-            suggested_fix="ask its owner for a HEAP capability",
-        )  # fmt: skip
+def _keys(value: Any) -> set[str]:
+    """Every key of every object in a JSON value."""
+    found: set[str] = set()
+    level = [value]
+    while level:
+        item = level.pop()
+        if isinstance(item, dict):
+            found |= item.keys()
+            level += item.values()
+        elif isinstance(item, list):
+            level += item
     return found
 
 

@@ -14,27 +14,39 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from akbox.kernel.agents import Agent, Layer
 from akbox.kernel.audit import AuditError, AuditLog
-from akbox.kernel.budget import NAMES, Ledger, limits_of
+from akbox.kernel.budget import LASTING, NAMES, BudgetExceeded, Ledger, limits_of
 from akbox.kernel.codes import CallError, Code
 from akbox.kernel.digest import sha256
 from akbox.kernel.effect import AgentId, Decision, Denial, Effect, Reply
 from akbox.kernel.entry import Draft, trace_id
-from akbox.kernel.event_lines import DENIED_AT
 from akbox.kernel.events import ALLOW, NEED_NAMES, Event, EventError, pack_event
 from akbox.kernel.ops import Op, op_name
 from akbox.kernel.refusals import Refusals
-from akbox.store.base import Store
+from akbox.store.base import Store, StoreError
 
 if TYPE_CHECKING:  # the calls' machinery is imported with the first call: most runs make none
+    from akbox.kernel.approvals import Approvals, Request
+    from akbox.kernel.calls.spawn import SpawnArgs
+    from akbox.kernel.capabilities import Capabilities
+    from akbox.kernel.capability import Token
     from akbox.kernel.heap import Heap
-    from akbox.kernel.pipeline import Context, ReplayWindow
+    from akbox.kernel.pipeline import Context
+    from akbox.kernel.replay import ReplayWindow
     from akbox.policy.compile import CompiledPolicy
 
 __all__ = ["AgentId", "AuditError", "Decision", "Denial", "Effect", "Kernel", "Reply"]
 
 _EACCES, _EPERM = 13, 1
 _HISTORY = 60
+DEFAULT_MAX_AGENTS = 64
+MAX_KEYS = 256
+TYPE_TYPE, MAX_TYPES = "$type", 1000  # heap objects of this type are types: {name, schema}, of the root agent
+APPROVE_TIMEOUT_MS = 300_000
+MAX_DEPTH = 12  # each level is one more Landlock domain, of which the kernel stacks 16
 _HISTORY_EVERY_NS = 1_000_000_000
 
 
@@ -53,55 +65,49 @@ class Kernel:
         store: Store,
         log: AuditLog,
         clock_ns: Callable[[], int] = time.time_ns,
+        root: bytes | None = None,
     ) -> None:
         self.policy = policy
         self.run_id = run_id
         self.store = store
         self.log = log
         self.clock_ns = clock_ns
-        self.root: AgentId = os.urandom(16)
+        self.root: AgentId = os.urandom(16) if root is None else root
         self.budgets = Ledger(limits_of(policy.budgets))
-        self.refusals = Refusals(policy)
+        self.capabilities_in_use = False  # has anything been minted or revoked? Most runs never do
+        self.refusals = Refusals()
         self.tools: tuple[dict[str, Any], ...] = ()
         self.pre_query: Callable[[], None] | None = None
+        self.earlier_ms = 0  # wall time of an earlier supervisor of this run
         self._started_ns = time.monotonic_ns()
         self._lock = threading.Lock()
         # Guarded by _lock:
-        self._ledgers: dict[AgentId, Ledger] = {self.root: self.budgets}
+        self._agents: dict[AgentId, Agent] = {self.root: self._root_agent()}
         self._windows: dict[AgentId, ReplayWindow] = {}
         self._history: dict[AgentId, deque[dict[str, Any]]] = {}
         self._snapshot_ns: dict[AgentId, int] = {}
+        self._breakdown: dict[AgentId, dict[str, dict[str, int]]] = {}
         self._closed = False
+        self.approvals: Approvals | None = None  # None: nobody can be asked
+        self.answer: dict[str, Any] | None = None
+        self.over_budget: Callable[[Agent, str], None] = lambda _agent, _name: None  # the target's: ends the agent
+        self.spawner: Callable[[Agent, SpawnArgs], dict[str, Any]] | None = None  # the target's
+        self.halt: Callable[[str], None] = lambda _why: None  # the target's: ends the run with exit code 125
+        self._mail = threading.Condition()
+        self.mail_count = 0  # guarded by _mail
         log.set_rules(policy.rule_texts)
 
     # ---- the three ways in ------------------------------------------------------------------------------------------
 
     def authorize(self, subject: AgentId, effect: Effect) -> Decision:
         """Decides about one effect and logs the decision, allow or deny."""
-        decision = self.decide(subject, effect)
-        req: dict[str, Any] = {"need": NEED_NAMES[effect.need & 7]}
-        if effect.target2 is not None:
-            req["target2"] = effect.target2
-        if effect.detail is not None:
-            req["detail"] = effect.detail
-        if decision.missing_cap:
-            req["missing"] = decision.missing_cap
-        now = self.clock_ns()
-        receipt = self.log.append(
-            Draft(
-                ts_ns=now, agent=subject, op=effect.op, name=op_name(effect.op), target=effect.target,
-                decision="allow" if decision.allowed else "deny", stage=None if decision.allowed else DENIED_AT,
-                rule=decision.rule, pid=effect.pid, req=req, res={"errno": decision.errno},
-            )
-        )  # fmt: skip
-        if not decision.allowed:
-            self._note(subject, op_name(effect.op), effect.target, decision, now, receipt.trace_id)
-        return _with_trace(decision, receipt.trace_id)
+        from akbox.kernel.pipeline import Context, judge
+
+        return judge(Context.of_effect(self, subject, effect))
 
     def decide(self, subject: AgentId, effect: Effect) -> Decision:
         """What `authorize` would say, without an entry. The trace id is empty."""
-        self.ledger(subject)  # an agent of this run
-        verdict = self.policy.decide(effect.op, effect.target, need=effect.need, target2=effect.target2)
+        verdict = self.agent(subject).decide(effect.op, effect.target, need=effect.need, target2=effect.target2)
         rule = None if verdict.rule is None else str(verdict.rule)
         if verdict.decision == ALLOW:
             return Decision(allowed=True, reason=f"allowed by {rule}" if rule else "the agent's own", rule=rule)
@@ -116,6 +122,73 @@ class Kernel:
             suggested_fix=verdict.suggested_fix,
         )  # fmt: skip
 
+    def ask(
+        self, agent: Agent, effect: Effect, decision: Decision, alive: Callable[[], bool] = lambda: True
+    ) -> Decision:
+        """What becomes of an effect that an `approve` rule covers: waits for a person, when there can be one. `alive`:
+        does anybody still wait for the answer?"""
+        if self.approvals is None:
+            return decision
+        request = self.approvals.ask(lambda n, now, end: self._request(n, now, end, agent, effect, decision), alive)
+        self._lifecycle(
+            f"approval:{request.id}:{request.state}", {"effect": request.op, "on": request.target}, {"by": request.by},
+            denied_at=None if request.state == "approved" else "POLICY", agent=agent.id,
+        )  # fmt: skip
+        reason = f"{request.state} by {request.by} ({decision.rule})"
+        if request.state == "approved":
+            return Decision(allowed=True, reason=reason, rule=decision.rule)
+        return msgspec.structs.replace(decision, reason=reason)
+
+    def _request(
+        self, number: int, now_ns: int, end_ns: int, agent: Agent, effect: Effect, decision: Decision
+    ) -> Request:
+        from akbox.kernel.approvals import Request
+
+        return Request(
+            id=number, agent=agent.id.hex(), agent_name=agent.name, op=op_name(effect.op), target=effect.target,
+            target2=effect.target2, need=NEED_NAMES[effect.need & 7], rule=decision.rule or "", asked_ns=now_ns,
+            deadline_ns=end_ns,
+        )  # fmt: skip
+
+    def enable_approvals(self, told: Callable[[Request], None]) -> None:
+        """From now on effects that need a person's word wait for it; `told` hears of each request."""
+        from akbox.kernel.approvals import Approvals
+
+        stated = [p.approve.timeout_ms for _, p in self.policy.parts if p.approve.timeout_ms is not None]
+        self.approvals = Approvals(stated[0] if stated else APPROVE_TIMEOUT_MS, self.clock_ns, told)
+
+    @property
+    def asks(self) -> bool:
+        """Has the policy rules that wait for a person?"""
+        return any(rule.ask for rule in self.policy.rules)
+
+    def approve_trapped(
+        self,
+        subject: AgentId,
+        op: int,
+        target: str,
+        *,
+        need: int,
+        target2: str | None,
+        rule: int,
+        alive: Callable[[], bool],
+    ) -> bool:
+        """For the target: may a trapped call that the compiled matcher leaves to a person go on? The entry of the call
+        itself is the matcher's."""
+        agent = self.agent(subject)
+        rule_text = agent.rule_texts[rule] if rule < len(agent.rule_texts) else ""
+        decision = Decision(
+            allowed=False, reason=f"waits for approval ({rule_text}), and nobody can be asked", rule=rule_text,
+            code=Code.APPROVAL_REQUIRED,
+        )  # fmt: skip
+        effect = Effect(op=Op(op), target=target, need=need, target2=target2)
+        return self.ask(agent, effect, decision, alive).allowed
+
+    def set_answer(self, agent: Agent, content: Any, taint: int) -> None:
+        """What the agent answered (RESPOND); the root agent's is the run's."""
+        if agent.parent is None:
+            self.answer = {"content": content, "taint": taint}
+
     def record(self, subject: AgentId, events: bytes | Sequence[Event]) -> None:
         """Logs decisions that were taken in C: whole ring records, or events. On return they are in the log (or, merged
         with equal ones, counted on disk), so that the ring may forget them. b"" writes merged ones whose second is
@@ -129,7 +202,7 @@ class Kernel:
         except EventError as error:
             raise AuditError(f"the event ring is damaged: {error}") from error
         for event, seq in refused:
-            self.refusals.note_event(subject, event, None if seq is None else trace_id(self.run_id, seq))
+            self.refusals.note_event(self.agent(subject), event, None if seq is None else trace_id(self.run_id, seq))
 
     def call(self, subject: AgentId, nr: int, request: bytes, *, pid: int = 0) -> Reply:
         """Serves an authority call (design 02): the ten stages. `nr` is the call's number, `request` its JSON."""
@@ -149,15 +222,47 @@ class Kernel:
         digest = sha256(self.policy.to_json()).hex()
         self._lifecycle("start", {"akbox": __version__, "policy_hash": digest, **info}, {})
 
+    def resume(self, info: Mapping[str, Any], *, wall_ms: int, cpu_ns: int) -> None:
+        """Instead of `start`, for a run that is continued: takes up its heap, mailbox, ledgers and revocations;
+        `wall_ms` and `cpu_ns` are what it has used. Raises StoreError."""
+        root = self.agent(self.root)
+        with self.store.transaction() as tx:
+            tx.adopt(self.root)  # child agents have ended with their supervisor
+        used = {k: v for k, v in self.store.load_budgets(self.root).items() if k in LASTING or k == "cpu_ns"}
+        objects, size = self.store.held(self.root)
+        used |= {"heap_objects": objects, "heap_bytes": size, "cpu_ns": max(used.get("cpu_ns", 0), cpu_ns)}
+        self.budgets.restore(used)
+        self.earlier_ms = wall_ms
+        self._started_ns -= wall_ms * 1_000_000
+        root.started_ns -= wall_ms * 1_000_000
+        self.caps.load()
+        for layer in root.layers:
+            for held in layer.held.values():
+                if held.rule is not None and self.caps.revoked(held.tid) is not None:
+                    layer.end(held.rule)
+        for item in self.store.objects(self.root, type=TYPE_TYPE, after=0, limit=MAX_TYPES):
+            self.heap.register(item.value)
+        digest = sha256(self.policy.to_json()).hex()
+        earlier = {"earlier_wall_ms": wall_ms, "earlier_cpu_ns": cpu_ns}
+        self._lifecycle("resume", {"policy_hash": digest, **earlier, **info}, {})
+
     def finish(self, info: Mapping[str, Any]) -> None:
         """The run's last entry: exit_code, reason and what else `info` says."""
         self.flush_events()
         self._lifecycle("finish", {}, dict(info))
 
-    def budget_exceeded(self, name: str) -> None:
-        """The target ends the run because of this limit; the entry is on disk when this returns."""
-        values = self.budget(name)
-        self._lifecycle(f"budget:{name}", {"limit": values["limit"]}, {"used": values["used"]}, denied_at="BUDGET")
+    def budget_exceeded(self, name: str, agent: AgentId | None = None) -> None:
+        """The target ends the run (or this agent) because of a limit; the entry is on disk when this returns."""
+        from akbox.kernel.calls.budget import one_budget
+
+        values = one_budget(self, agent or self.root, name)
+        self._lifecycle(
+            f"budget:{name}", {"limit": values["limit"]}, {"used": values["used"]}, denied_at="BUDGET", agent=agent
+        )
+
+    def note_agent(self, agent: Agent, what: str, req: dict[str, Any], res: dict[str, Any]) -> None:
+        """An entry about the life of an agent ("start", "end"); on disk when this returns."""
+        self._lifecycle(f"agent:{agent.id.hex()}:{what}", req | {"agent_name": agent.name}, res, agent=agent.id)
 
     def close(self) -> None:
         """Writes what is merged, makes the last checkpoint and closes the log and the store. Safe to call twice."""
@@ -165,6 +270,9 @@ class Kernel:
             if self._closed:
                 return
             self._closed = True
+        self.mail_came()
+        if self.approvals is not None:
+            self.approvals.close()
         try:
             if self.store.used:
                 self.store.save_budgets(self.root, self.budgets.snapshot())
@@ -205,10 +313,186 @@ class Kernel:
 
     def ledger(self, subject: AgentId) -> Ledger:
         """The agent's ledger. Raises KeyError for an id that is no agent of this run."""
-        return self._ledgers[subject]
+        return self._agents[subject].ledger
+
+    def agent(self, subject: AgentId) -> Agent:
+        """Raises KeyError for an id that is no agent of this run."""
+        return self._agents[subject]
+
+    @cached_property
+    def caps(self) -> Capabilities:
+        """What is minted and revoked."""
+        from akbox.kernel.capabilities import Capabilities
+
+        made = Capabilities(self.run_id, self.store, lambda: self.clock_ns() // 1_000_000)
+        self.capabilities_in_use = True
+        return made
+
+    def revoke(self, tid: str, why: str, *, by: AgentId | None = None, after_ms: int = 0) -> bool:
+        """Ends a capability and all that comes from it: held ones for system calls too, from the next call on. "run"
+        ends every capability of the run. `after_ms`: only later (for held ones of rules). The entry is on disk first.
+        False: it was over before. Raises CallError for a tid that cannot be ended later."""
+        found = None if tid == "run" else self._rule_of(tid)
+        if after_ms and found is None:
+            raise CallError(Code.SCHEMA_INVALID, "after_ms: only what an agent holds by a rule can end later")
+        if after_ms == 0 and tid != "run" and self.caps.revoked(tid) is not None:
+            return False
+        self.flush_events()  # what was decided before stands before it
+        receipt = self.log.append(
+            Draft(
+                ts_ns=self.clock_ns(), agent=by or self.root, op=Op.REVOCATION, name=op_name(Op.REVOCATION),
+                target=f"cap:{tid}", decision="allow", rule=None if found is None else found[2],
+                req={"reason": why, "after_ms": after_ms}, res={},
+            )
+        )  # fmt: skip
+        self.log.wait_durable(receipt.seq)
+        if after_ms and found is not None:
+            found[0].end(found[1], time.clock_gettime_ns(time.CLOCK_BOOTTIME) + after_ms * 1_000_000)
+            return True
+        if tid == "run":
+            self.caps.revoke_run(why)
+            for layer in {layer for a in self._agents.values() for layer in a.layers}:
+                for held in layer.held.values():
+                    layer.end(held.rule or 0)
+            return True
+        self.caps.revoke(tid, why)
+        if found is not None:
+            found[0].end(found[1])
+        return True
+
+    def note_mint(self, token: Token) -> None:
+        """An entry for a token that was made outside an agent's call."""
+        capability = token.capability
+        self.log.append(
+            Draft(
+                ts_ns=self.clock_ns(), agent=self.root, op=Op.CAP, name=op_name(Op.CAP), target=f"cap:{token.tids[-1]}",
+                decision="allow", res={},
+                req={"type": capability.type, "resource": capability.resource, "methods": list(capability.methods),
+                     "ttl_ms": capability.ttl_ms},
+            )
+        )  # fmt: skip
+
+    def _rule_of(self, tid: str) -> tuple[Layer, int, str] | None:
+        """(layer, rule, its text) of a held capability that stands for a rule."""
+        for layer in {layer for a in list(self._agents.values()) for layer in a.layers}:
+            held = layer.held.get(tid)
+            if held is not None and held.rule is not None:
+                return layer, held.rule, str(layer.policy.rules[held.rule])
+        return None
+
+    # ---- agents ---------------------------------------------------------------------------------------------------
+
+    def add_agent(
+        self,
+        parent: AgentId,
+        name: str | None,
+        policy: CompiledPolicy | None,
+        limits: Mapping[str, int | None],
+    ) -> Agent:
+        """A child agent: within its parent's policy (`policy` narrows it further), its limits set aside in the parent's
+        ledger. Raises CallError: NAME_EXISTS, QUOTA_EXCEEDED, BUDGET_EXCEEDED, CAP_REVOKED."""
+        agent_id = os.urandom(16)
+        seed = sha256(self.run_id + agent_id)
+        with self._lock:
+            above = self._agents[parent]
+            living = [a for a in self._agents.values() if a.alive]
+            most = self.max_agents
+            if not above.alive:
+                raise CallError(Code.CAP_REVOKED, f"agent {above.name} has ended")
+            if len(living) > most:
+                raise CallError(
+                    Code.QUOTA_EXCEEDED, f"the run has as many agents as it may have ({most} besides the first)",
+                    missing_cap="spawn.max_agents", stage="POLICY", suggested_fix="raise spawn.max_agents",
+                )  # fmt: skip
+            if above.depth >= MAX_DEPTH:
+                raise CallError(Code.QUOTA_EXCEEDED, f"agents are at most {MAX_DEPTH} deep", stage="POLICY")
+            name = name or f"agent-{len(self._agents)}"
+            if any(a.name == name for a in living):
+                raise CallError(Code.NAME_EXISTS, f"there is an agent {name!r} already")
+            try:
+                ledger = above.ledger.child(limits)
+            except BudgetExceeded as error:
+                raise CallError(
+                    Code.BUDGET_EXCEEDED, f"the parent has not that much left: {error}", stage="BUDGET",
+                    missing_cap=f"budgets.{error.name}", details={"budget": error.name, "remaining": error.remaining},
+                ) from error  # fmt: skip
+            layer = None if policy is None else Layer(policy, seed)
+            made = self._agents[agent_id] = Agent(agent_id, name, layer, ledger, above, seed)
+        self.log.open_side(agent_id, made.rule_texts)
+        return made
+
+    def end_agent(self, agent: Agent, state: str = "ended") -> None:
+        """The agent's end: what it held is revoked, its objects are its parent's, what it did not spend is free again;
+        as long as some below it live on, the last two wait for their end. Safe to call twice."""
+        with self._lock:
+            if not agent.alive or agent.parent is None:
+                return
+            agent.state = state
+        self.log.close_side(agent.id)
+        why = f"agent {agent.name} has ended"
+        self.caps.revoke(agent.heap_tid, why)
+        self.caps.revoke(agent.ipc_tid, why)
+        self._retire(agent)
+        self.mail_came()
+
+    def _retire(self, agent: Agent) -> None:
+        """What others may still need of an ended agent, its policy and its budget, goes with the last one below it."""
+        with self._lock:
+            busy = any(a.alive and a.is_below(agent) for a in self._agents.values())
+            if agent.alive or agent.retired or busy or agent.parent is None:
+                return
+            agent.retired = True
+        if agent.layer is not None:
+            for held in agent.layer.held.values():
+                agent.layer.end(held.rule or 0)
+        with self.store.transaction() as tx:
+            tx.inherit(agent.id, agent.parent.id)
+        agent.ledger.close()
+        self._retire(agent.parent)
+
+    @property
+    def max_agents(self) -> int:
+        stated = [part.spawn.max_agents for _, part in self.policy.parts if part.spawn.max_agents is not None]
+        return stated[0] if stated else DEFAULT_MAX_AGENTS
+
+    def agent_name(self, agent_id: AgentId) -> str:
+        with self._lock:
+            found = self._agents.get(agent_id)
+        return "" if found is None else found.name
+
+    def mail_came(self) -> None:
+        """Wakes those who wait for messages."""
+        with self._mail:
+            self.mail_count += 1
+            self._mail.notify_all()
+
+    def wait_for_mail(self, seen: int, timeout_s: float) -> bool:
+        """Until `mail_count` is no longer `seen`; False when the time is over first, or the run ends."""
+        with self._mail:
+            return self._mail.wait_for(lambda: self.mail_count != seen or self._closed, timeout_s) and not self._closed
+
+    def find_agent(self, who: str) -> Agent:
+        """An agent by id (32 hex digits) or name; the living first. Raises CallError(NO_RECIPIENT)."""
+        with self._lock:
+            known = list(self._agents.values())
+        named = [a for a in known if a.id.hex() == who] or [a for a in known if a.name == who]
+        found = next((a for a in named if a.alive), None)
+        if found is None:
+            raise CallError(Code.NO_RECIPIENT, f"there is no agent {who[:64]!r}")
+        return found
+
+    def agents_below(self, top: Agent) -> list[Agent]:
+        """The agent and everything it has started, directly or not."""
+        with self._lock:
+            return [a for a in self._agents.values() if a.is_below(top)]
 
     def agents(self) -> list[dict[str, Any]]:
-        return [{"id": self.root.hex(), "name": "root", "parent": None, "state": "running"}]
+        with self._lock:
+            known = list(self._agents.values())
+        return [
+            {"id": a.id.hex(), "name": a.name, "parent": a.parent.id.hex() if a.parent else None, "state": a.state}
+            for a in known
+        ]
 
     def elapsed_ms(self) -> int:
         """Wall time since the kernel was made, by a clock that nobody can set."""
@@ -221,10 +505,44 @@ class Kernel:
         self.log.tick(self.root, everything=True)
 
     def replay_window(self, subject: AgentId) -> ReplayWindow:
-        from akbox.kernel.pipeline import ReplayWindow
+        from akbox.kernel.replay import ReplayWindow
 
         with self._lock:
             return self._windows.setdefault(subject, ReplayWindow())
+
+    def keep_budgets(self, agent: Agent) -> None:
+        """What an agent has used and set aside, durably, and everybody above it. Raises CallError(LOG_FULL)."""
+        try:
+            at: Agent | None = agent
+            while at is not None:
+                self.store.save_budgets(at.id, at.ledger.committed())
+                at = at.parent
+        except StoreError as error:
+            raise CallError(Code.LOG_FULL, f"the store failed: {error}") from error
+
+    def break_down(self, agent: Agent, key: str, amounts: Mapping[str, int]) -> None:
+        """Adds to what the agent's budgets were used for. At most MAX_KEYS keys; the rest is "other"."""
+        with self._lock:
+            table = self._breakdown.setdefault(agent.id, {})
+            row = table.setdefault(key if key in table or len(table) < MAX_KEYS else "other", {"calls": 0})
+            row["calls"] += 1
+            for name, amount in amounts.items():
+                row[name] = row.get(name, 0) + amount
+
+    def budget_breakdown(self, subject: AgentId) -> dict[str, dict[str, int]]:
+        """{call or tool: {calls, budget: amount, …}}."""
+        with self._lock:
+            return {key: dict(row) for key, row in self._breakdown.get(subject, {}).items()}
+
+    def charge(self, subject: AgentId, name: str, amount: int) -> bool:
+        """Counts what a target measured (bytes, CPU). At the limit the agent is ended, although it makes no call; then
+        this is False."""
+        agent = self.agent(subject)
+        fine = agent.ledger.charge(name, amount)
+        self.break_down(agent, f"measured:{name}", {name: amount})
+        if not fine:
+            self.over_budget(agent, name)
+        return fine
 
     def budget_history(self, subject: AgentId) -> list[dict[str, Any]]:
         """Up to 60 snapshots of what was used, a second or more apart, the present one last."""
@@ -232,29 +550,34 @@ class Kernel:
         with self._lock:
             return list(self._history[subject])
 
-    def note_call_refusal(self, ctx: Context, error: CallError) -> None:
-        """An authority call was refused (not: went wrong): for the report and LAST_ERROR."""
-        decision = Decision(
-            allowed=False, reason=error.message, rule=ctx.rule, code=error.code, errno=error.code.errno,
-            missing_cap=error.missing_cap, suggested_fix=error.suggested_fix,
+    def note_refusal(self, ctx: Context, error: CallError) -> None:
+        """Something was refused (not: went wrong): for the report and LAST_ERROR."""
+        denial = Denial(
+            op=op_name(ctx.nr), target=ctx.target, count=1, rule=ctx.rule, missing_cap=error.missing_cap,
+            suggested_fix=error.suggested_fix, errno=ctx.errno, first_ts_ns=ctx.ts_ns, last_ts_ns=ctx.ts_ns,
+            trace_id=ctx.trace_id, message=error.message, code=error.code,
         )  # fmt: skip
-        self._note(ctx.subject, op_name(ctx.nr), ctx.target, decision, self.clock_ns(), ctx.trace_id)
+        self.refusals.note(ctx.subject, denial)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
-    def _note(self, subject: AgentId, op: str, target: str, decision: Decision, now: int, trace: str) -> None:
-        denial = Denial(
-            op=op, target=target, count=1, rule=decision.rule, missing_cap=decision.missing_cap,
-            suggested_fix=decision.suggested_fix, errno=decision.errno, first_ts_ns=now, last_ts_ns=now, trace_id=trace,
-            message=decision.reason, code=decision.code or Code.POLICY_DENY,
-        )  # fmt: skip
-        self.refusals.note(subject, denial)
+    def _root_agent(self) -> Agent:
+        seed = sha256(self.run_id + b"root")
+        return Agent(self.root, "root", Layer(self.policy, seed), self.budgets, None, seed)
 
-    def _lifecycle(self, what: str, req: dict[str, Any], res: dict[str, Any], denied_at: str | None = None) -> None:
+    def _lifecycle(
+        self,
+        what: str,
+        req: dict[str, Any],
+        res: dict[str, Any],
+        denied_at: str | None = None,
+        agent: AgentId | None = None,
+    ) -> None:
         receipt = self.log.append(
             Draft(
-                ts_ns=self.clock_ns(), agent=self.root, op=Op.LIFECYCLE, name=op_name(Op.LIFECYCLE),
-                target=f"run:{what}", decision="deny" if denied_at else "allow", stage=denied_at, req=req, res=res,
+                ts_ns=self.clock_ns(), agent=agent or self.root, op=Op.LIFECYCLE,
+                name=op_name(Op.LIFECYCLE), target=f"run:{what}",
+                decision="deny" if denied_at else "allow", stage=denied_at, req=req, res=res,
             )
         )  # fmt: skip
         if what != "start":  # nothing has happened yet that a crash could hide
@@ -267,11 +590,5 @@ class Kernel:
                 return
             self._snapshot_ns[subject] = clock
             history = self._history.setdefault(subject, deque(maxlen=_HISTORY))
-            used = self._ledgers[subject].snapshot() | {"wall_time_ms": self.elapsed_ms()}
+            used = self._agents[subject].ledger.snapshot() | {"wall_time_ms": self.elapsed_ms()}
             history.append({"timestamp_ms": self.clock_ns() // 1_000_000, **used})
-
-
-def _with_trace(decision: Decision, trace: str) -> Decision:
-    import msgspec
-
-    return msgspec.structs.replace(decision, trace_id=trace)

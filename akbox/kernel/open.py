@@ -21,8 +21,10 @@ def open_kernel(
     *,
     run_id: bytes,
     keys_dir: str | os.PathLike[str] | None = None,
+    root: bytes | None = None,
 ) -> Kernel:
     """A kernel whose log, checkpoints and store are in `run_dir` (which exists, 0700), with `policy.json` beside them.
+    `root`: the first agent's id when an earlier run is continued.
     `keys_dir` holds the user's signing key, made on first use; None leaves checkpoints unsigned. Raises AuditError,
     SigningKeyError or OSError; then nothing stays open."""
     directory = Path(run_dir)
@@ -38,7 +40,7 @@ def open_kernel(
         signer=signer,
     )
     try:
-        return Kernel(policy, run_id=run_id, store=SqliteStore(directory / "kernel.db"), log=log)
+        return Kernel(policy, run_id=run_id, store=SqliteStore(directory / "kernel.db"), log=log, root=root)
     except BaseException:
         log.close()
         raise

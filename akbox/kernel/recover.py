@@ -42,15 +42,16 @@ NOBODY = bytes(16)
 
 class Recovery(msgspec.Struct, frozen=True):
     """What was done: entries added from the ring, counted denials added from the pending file, bytes of a torn line
-    cut."""
+    cut, entries of calls added whose changes had been made."""
 
     events: int
     pending: int
     torn_bytes: int
+    calls: int = 0
 
     @property
     def changed(self) -> bool:
-        return bool(self.events or self.pending or self.torn_bytes)
+        return bool(self.events or self.pending or self.torn_bytes or self.calls)
 
 
 def recover(
@@ -74,9 +75,18 @@ def recover(
     log = AuditLog(path, run, rules=rules, signer=signer)
     try:
         missing, late = _missing(log, waiting, pending, rules)
-        done = Recovery(len(missing), len(late), found.torn_bytes)
+        calls = _missing_calls(log, directory / "kernel.db")
+        sides = [(agent, *_missing_of_agent(log, directory, agent)) for agent in _agents(directory)]
+        done = Recovery(
+            len(missing) + sum(len(side[1]) for side in sides), len(late) + sum(len(side[2]) for side in sides),
+            found.torn_bytes, len(calls),
+        )  # fmt: skip
         if done.changed:
             log.append_events([*late, *missing], found.agent)
+            for agent, events, counts in sides:
+                log.append_events([*counts, *events], agent)
+            for call in calls:
+                log.append(call)
             log.append(_entry(done, found.agent, torn_hash))
     finally:
         log.close()
@@ -143,6 +153,42 @@ def _missing(
                 continue
         missing.append(event)
     return missing, late
+
+
+def _agents(directory: Path) -> list[bytes]:
+    """Child agents that had a ring when the supervisor died."""
+    names = [path.name.removeprefix("ring-") for path in sorted(directory.glob("ring-*"))]
+    return [bytes.fromhex(name) for name in names if len(name) == 32]
+
+
+def _missing_of_agent(log: AuditLog, directory: Path, agent: bytes) -> tuple[list[Event], list[Event]]:
+    """As `_missing`, of one child agent, whose rule numbers have a meaning of their own."""
+    name = agent.hex()
+    rules = _read_rules(directory / f"rules-{name}.json")
+    _, waiting = read_ring(directory / f"ring-{name}")
+    pending = _read_pending(directory / f"pending-{name}")
+    log.open_side(agent, rules)
+    return _missing(log, waiting, pending, rules)
+
+
+def _missing_calls(log: AuditLog, path: Path) -> list[Draft]:
+    """Entries that were kept with a change (Context.journal) and that the log does not have."""
+    if not path.exists():
+        return []
+    from akbox.store.base import StoreError
+    from akbox.store.sqlite import SqliteStore
+
+    store = SqliteStore(path)
+    try:
+        kept = store.journaled()
+        if not kept:
+            return []
+        known = {e.res.get("tx") for e in log.entries()}
+        return [msgspec.json.decode(draft, type=Draft) for number, draft in kept if number not in known]
+    except (StoreError, msgspec.MsgspecError) as error:
+        raise AuditError(f"{path}: {error}") from error
+    finally:
+        store.close()
 
 
 def _key(e: Entry | Draft) -> tuple[object, ...]:
@@ -223,7 +269,7 @@ def _read_rules(path: Path) -> Sequence[object]:
 
 
 def _entry(done: Recovery, agent: bytes, torn_hash: str | None) -> Draft:
-    req: dict[str, object] = {"events": done.events, "pending": done.pending}
+    req: dict[str, object] = {"events": done.events, "pending": done.pending, "calls": done.calls}
     if done.torn_bytes:
         req |= {"torn_bytes": done.torn_bytes, "torn_sha256": torn_hash}
     return Draft(

@@ -32,7 +32,7 @@ _OPTION = r"(?i)(?<!\S)(--?[\w-]*(?:password|passwd|token|secret|api-?key|access
 _BEARER = r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}"
 _SHAPES = (
     r"\b(?:sk-[\w-]{16,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|xox[abposr]-[\w-]{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}"
-    r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+|akc1\.[\w-]+\.[\w-]+)"
+    r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+|akc1(?:\.[\w-]+)+)"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
 )
 _HINT = re.compile(

@@ -15,7 +15,7 @@ from akbox.kernel.events import ALLOW, NO_RULE, Event
 from akbox.kernel.ops import Op, op_name
 
 if TYPE_CHECKING:
-    from akbox.policy.compile import CompiledPolicy
+    from akbox.kernel.agents import Agent
 
 MAX_DISTINCT = 4096
 
@@ -25,14 +25,14 @@ class _Refusal(msgspec.Struct):
 
     denial: Denial
     event: Event | None = None
+    agent: Agent | None = None
 
 
 class Refusals:
     """Thread-safe. At most MAX_DISTINCT are told apart; `others` counts the rest, so that an agent can't fill
     memory."""
 
-    def __init__(self, policy: CompiledPolicy) -> None:
-        self._policy = policy
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seen: dict[tuple[object, ...], _Refusal] = {}
         self._last: dict[AgentId, _Refusal] = {}
@@ -44,9 +44,10 @@ class Refusals:
         with self._lock:
             self._count(agent, key, _Refusal(denial))
 
-    def note_event(self, agent: AgentId, event: Event, trace_id: str | None) -> None:
+    def note_event(self, who: Agent, event: Event, trace_id: str | None) -> None:
         """Counts a refusal that the compiled matcher took; `trace_id` None: its entry is merged into an earlier one."""
-        key = (event.op, event.target, event.target2, event.rule, event.error, event.missing)
+        agent = who.id
+        key = (who.layers[0], event.op, event.target, event.target2, event.rule, event.error, event.missing)
         with self._lock:
             known = self._seen.get(key)
             if known is not None:
@@ -56,7 +57,7 @@ class Refusals:
                 denial.trace_id = trace_id or denial.trace_id
                 self._last[agent] = known
             else:
-                self._count(agent, key, _Refusal(self._denial(event, trace_id or ""), event))
+                self._count(agent, key, _Refusal(self._denial(who, event, trace_id or ""), event, who))
 
     def last(self, agent: AgentId) -> Denial | None:
         with self._lock:
@@ -68,8 +69,8 @@ class Refusals:
         with self._lock:
             return [self._judged(refusal) for refusal in self._seen.values()]
 
-    def _denial(self, event: Event, trace_id: str) -> Denial:
-        rule = None if event.rule == NO_RULE else rule_text(self._policy.rules, event.rule)
+    def _denial(self, who: Agent, event: Event, trace_id: str) -> Denial:
+        rule = None if event.rule == NO_RULE else rule_text(who.rule_texts, event.rule)
         return Denial(
             op=op_name(event.op), target=text(event.target)[0], count=event.count, rule=rule, missing_cap=None,
             suggested_fix=None, errno=event.error, first_ts_ns=event.ts_ns, last_ts_ns=event.ts_ns, trace_id=trace_id,
@@ -83,7 +84,8 @@ class Refusals:
         if event is not None:
             target2 = text(event.target2)[0] if event.target2 else None
             need = event.missing or event.need
-            verdict = self._policy.decide(event.op, denial.target, need=need, target2=target2)
+            assert refusal.agent is not None
+            verdict = refusal.agent.decide(event.op, denial.target, need=need, target2=target2)
             denial.missing_cap, denial.suggested_fix = verdict.missing_cap, verdict.suggested_fix
             denial.message = _why(event, denial.rule, verdict.decision)
             refusal.event = None

@@ -13,12 +13,15 @@ from threading import Lock
 
 from msgspec import Struct
 
+from akbox.kernel.effect import AgentId
 from akbox.kernel.kernel import Kernel
+from akbox.kernel.ops import Op
 
 FIRST, LAST = 1024, 1044
 FETCH = 1
 MAX_REQUEST = 1 << 20
 _MAX_KEPT = 1024
+_WAITING = frozenset((Op.CALL, Op.SPAWN, Op.RECV, Op.INFERENCE))
 
 
 class Answer(Struct, frozen=True):
@@ -32,11 +35,17 @@ class Answer(Struct, frozen=True):
 class Doors:
     """Serves the authority calls of one run. Any thread may call `serve`."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, agent_id: AgentId | None = None) -> None:
         self._kernel = kernel
         self._lock = Lock()
-        self.agent_id = kernel.root
+        self.agent_id = kernel.root if agent_id is None else agent_id
         self._kept: OrderedDict[int, bytes] = OrderedDict()  # tid -> a reply that did not fit
+
+    @staticmethod
+    def may_wait(nr: int) -> bool:
+        """May this call take long (a person, a model, a message, a new process)? Then not on a thread that serves
+        others."""
+        return nr in _WAITING
 
     def serve(self, tid: int, tgid: int, nr: int, request: bytes, capacity: int, flags: int) -> Answer:
         """`request` is what the caller's req/req_len named (already at most MAX_REQUEST bytes); `capacity` its
@@ -47,7 +56,7 @@ class Doors:
             return self._fetch(tid, capacity)
         if flags:
             return Answer(-errno.EINVAL)
-        reply = self._kernel.call(self._kernel.root, nr, request, pid=tgid)
+        reply = self._kernel.call(self.agent_id, nr, request, pid=tgid)
         if reply.errno:
             return Answer(-reply.errno, reply.body)
         return self._fit(tid, reply.body, capacity)

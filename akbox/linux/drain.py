@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from akbox._native import Ring
 from akbox.kernel.audit import AuditError
+from akbox.kernel.effect import AgentId
 from akbox.kernel.kernel import Kernel
 
 _WAIT_MS = 50
@@ -21,8 +22,9 @@ _CHUNK_BYTES = 1 << 16  # some 700 events: a write, a turn of the GIL and at mos
 class Drain:
     """Moves records from `ring` to `kernel.record`. `flush()` may be called by anyone who is about to read the log."""
 
-    def __init__(self, ring: Ring, kernel: Kernel, on_failure: Callable[[str], None]) -> None:
+    def __init__(self, ring: Ring, kernel: Kernel, agent: AgentId, on_failure: Callable[[str], None]) -> None:
         self._ring = ring
+        self._agent = agent
         self._kernel = kernel
         self._on_failure = on_failure
         self._lock = threading.Lock()  # one reader at a time: guards read..consume and _failed
@@ -70,7 +72,7 @@ class Drain:
     def _record(self, records: bytes) -> bool:
         """Precondition: _lock is held."""
         try:
-            self._kernel.record(self._kernel.root, records)
+            self._kernel.record(self._agent, records)
         except (AuditError, OSError) as error:
             self._failed = True
             self._ring.shut()  # writers deny from here on

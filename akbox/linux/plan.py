@@ -15,7 +15,10 @@ from msgspec import Struct
 
 from akbox import _native
 from akbox.linux.argument_rules import FilterPlan
+from akbox.linux.channel import NAME as CHANNEL
+from akbox.linux.channel import new_token
 from akbox.linux.compiling import Compiled, compile_once
+from akbox.linux.control import control_dir
 from akbox.linux.environ import build_environment
 from akbox.linux.errors import EXIT_CANNOT, CannotRun
 from akbox.linux.hostcheck import Host, check_host
@@ -53,6 +56,7 @@ class LaunchPlan(Struct, frozen=True):
     limits: tuple[tuple[int, int, int], ...]
     keep_fds: tuple[int, ...]
     degraded: tuple[str, ...]
+    channel_token: str
 
 
 class Request(Struct, frozen=True):
@@ -68,6 +72,9 @@ class Request(Struct, frozen=True):
     audit_level: str | None = None
     allow_degraded: Sequence[str] = ()
     keep_fds: Sequence[int] = ()
+    inner: bool = False  # of a child agent: every call that another policy above judges too is trapped
+    strict: bool = False  # metadata is strict somewhere above
+    set_env: Mapping[str, str] = {}  # set for the program, whatever the policy passes
 
 
 def make_plan(request: Request) -> LaunchPlan:
@@ -81,20 +88,23 @@ def make_plan(request: Request) -> LaunchPlan:
         home=os.path.expanduser("~"),
         tmp=str(request.tmpdir),
         prefix=needs.prefix,
-        state_dirs=(str(request.state_dir),),
+        state_dirs=(str(request.state_dir), *_control_dirs()),
         policy_files=policy_names(request.policy),
+        channel=str(request.tmpdir / CHANNEL),
         runtime_grants=(*needs.grants, sdk_grant()),
     )
     compiled = compile_once(request.policy, with_links(request.policy, context), request.state_dir)
     policy, landlock = compiled.policy, compiled.landlock
     level = request.audit_level or policy.audit.level
-    reads_in_kernel = host.landlock and level == "writes" and reads_hold(policy, landlock, compiled.rights)
-    listings_in_kernel = host.landlock and listings_hold(policy, landlock, compiled.rights)
+    reads_in_kernel = (
+        not request.inner and host.landlock and level == "writes" and reads_hold(policy, landlock, compiled.rights)
+    )
+    listings_in_kernel = not request.inner and host.landlock and listings_hold(policy, landlock, compiled.rights)
     if reads_in_kernel:
         landlock = compiled.landlock_for_reads
     plan = FilterPlan(
         arch=os.uname().machine,
-        strict_metadata=policy.fs_metadata == "strict",
+        strict_metadata=request.strict or policy.fs_metadata == "strict",
         reads_in_kernel=reads_in_kernel,
         listings_in_kernel=listings_in_kernel,
         traced=host.authority_numbers,
@@ -109,6 +119,8 @@ def make_plan(request: Request) -> LaunchPlan:
         extra=agent_environment(),
         variables=policy.context.variables(),
     )
+    token = new_token()
+    env |= {"AKBOX_CHANNEL": str(request.tmpdir / CHANNEL), "AKBOX_CHANNEL_TOKEN": token, **request.set_env}
     if _byte_code_is_of_use(compiled):
         env.pop(NO_BYTE_CODE, None)
     return LaunchPlan(
@@ -128,7 +140,14 @@ def make_plan(request: Request) -> LaunchPlan:
         limits=_rlimits(policy.limits),
         keep_fds=_keep(request.keep_fds),
         degraded=host.degraded,
+        channel_token=token,
     )
+
+
+def _control_dirs() -> tuple[str, ...]:
+    """Where control sockets are; resolved, as paths are judged."""
+    directory = control_dir()
+    return () if directory is None else (os.path.realpath(directory),)
 
 
 def agent_environment() -> dict[str, str]:

@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ from akbox.kernel.kernel import Kernel
 from akbox.kernel.signing import Signer
 from akbox.linux import ruleset, tmpdirs
 from akbox.linux.authority import Doors
+from akbox.linux.channel import Channel
+from akbox.linux.control import Control
 from akbox.linux.drain import Drain
 from akbox.linux.errors import EXIT_BUDGET, EXIT_CANNOT, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CannotRun
 from akbox.linux.once import Once
@@ -31,9 +33,13 @@ from akbox.linux.result import RunResult
 from akbox.linux.summary import result_document, write_summary
 from akbox.linux.tracer import TraceLoop
 from akbox.linux.upcalls import Upcalls
-from akbox.linux.watchdog import Watchdog
+from akbox.linux.watchdog import GRACE_S, Watchdog
+from akbox.store.base import StoreError
 
 if TYPE_CHECKING:
+    from akbox.kernel.agents import Agent
+    from akbox.kernel.approvals import Request
+    from akbox.linux.children import Children, Member
     from akbox.linux.ptrace_calls import PtraceCalls
 
 PR_SET_DUMPABLE = 4
@@ -57,13 +63,20 @@ class Run:
         stdio: tuple[int, int, int],
         tty_fd: int,
         on_stopped: Callable[[int], None] | None,
+        on_request: Callable[[Request], None] | None = None,
+        member: Member | None = None,
+        children: Children | None = None,
     ) -> None:
         self.plan = plan
         self.kernel = kernel
         self.run_dir = run_dir
+        self.agent = kernel.agent(kernel.root) if member is None else member.agent
+        self._above = None if member is None else member.parent  # of a child agent: the run of the one that started it
+        self.children = children
         self.pid = 0
         self._stdio = stdio
         self._tty_fd = tty_fd
+        self._on_request = on_request or (lambda _request: None)
         self._on_stopped = on_stopped or (lambda _signal: None)
         self._lock = threading.Lock()  # guards _status, _reason and _failure, and signals against the end of pid
         self._status: int | None = None
@@ -72,21 +85,28 @@ class Run:
         self._started: Once[None] = Once()
         self._result: Once[RunResult] = Once()
         self._thread = threading.Thread(target=self._main, name="akbox-run", daemon=True)
-        self._ring = _make_ring(run_dir, kernel.run_id)
+        ring_path = run_dir / ("ring" if member is None else f"ring-{self.agent.id.hex()}")
+        self._ring = _make_ring(ring_path, kernel.run_id)
         self._things = contextlib.ExitStack()  # what is put away when no process is left, the last one first
         self._things.callback(tmpdirs.remove, plan.tmpdir)
+        if member is not None:
+            self._things.callback(ring_path.unlink)  # its events are in the log by then
         self._things.callback(self._ring.close)
-        self._drain = Drain(self._ring, kernel, self.fail)
+        self._drain = Drain(self._ring, kernel, self.agent.id, self.fail)
         self._watchdog = Watchdog(
-            wall_ms=kernel.budgets.limit("wall_time_ms"),
-            cpu_ns=kernel.budgets.limit("cpu_ns"),
-            cpu_used_ns=self.cpu_ns,
+            wall_ms=self._wall_left_ms(),
+            cpu_ns=self.agent.ledger.limit("cpu_ns"),
+            cpu_used_ns=self.tree_cpu_ns,
             stop=self._budget_over,
         )
         self._tracer = _native.Tracer(plan.program.trapped, not plan.filter.notify, plan.policy.limits.pids or 0)
+        self.matcher: _native.Policy = plan.matcher.view(None if self._above is None else self._above.matcher)
+        self._control = Control(kernel, run_dir, self.fail) if member is None else None
         self._child: _native.Child | None = None
         self._seized = False
         self._began_ns = 0
+        # Of ended child agents, and of an earlier supervisor of this run; guarded by _lock:
+        self._ended_cpu_ns = self.agent.ledger.used("cpu_ns")
 
     # ---- what a caller may do ------------------------------------------------------------------------------------
 
@@ -128,9 +148,28 @@ class Run:
 
     def fail(self, reason: str) -> None:
         """akbox cannot go on holding this run: it ends now, with exit code 125 and this reason."""
+        if self._above is not None:
+            self._above.fail(reason)
+            return
         with self._lock:
             self._failure = self._failure or reason
         self._tracer.kill()
+
+    def flush(self) -> None:
+        """Every event of this run, and of the agents it started, is in the log."""
+        self._drain.flush()
+        if self._above is None and self.children is not None:
+            self.children.flush()
+
+    def tree_cpu_ns(self) -> int:
+        """CPU time of the agent and of everything below it, ended ones included."""
+        below = () if self.children is None else self.children.below(self.agent)
+        return self.cpu_ns() + self._ended_cpu_ns + sum(run.tree_cpu_ns() for run in below)
+
+    def child_ended(self, cpu_ns: int) -> None:
+        """A child agent has ended that had used so much, with all that it had started."""
+        with self._lock:
+            self._ended_cpu_ns += cpu_ns
 
     def cpu_ns(self) -> int:
         """CPU time that the tree has used, ended processes included."""
@@ -162,11 +201,16 @@ class Run:
         with contextlib.ExitStack() as files:
             cwd_fd = os.open(plan.cwd, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             files.callback(os.close, cwd_fd)
-            ruleset_fd, kernel_reads = -1, b""
+            ruleset_fd, kernel_reads, outer = -1, b"", []
             if plan.filter.landlock:
                 rules = ruleset.build_ruleset(plan.landlock)
-                ruleset_fd, kernel_reads = rules.fd, self._kernel_reads(rules.skipped)
+                ruleset_fd = rules.fd
                 files.callback(os.close, ruleset_fd)
+                if self._above is None:
+                    kernel_reads = self._kernel_reads(rules.skipped)
+                for above in self._all_above():
+                    outer.append(ruleset.make_ruleset(above.plan.landlock))
+                    files.callback(os.close, outer[-1])
             try:
                 child = _native.launch(
                     exec_path=plan.exec_path,
@@ -181,6 +225,7 @@ class Run:
                     limits=plan.limits,
                     tty_fd=self._tty_fd,
                     drop_ids=None,
+                    outer_rulesets=tuple(outer),
                 )
                 self._child = child
                 child.ready()
@@ -198,6 +243,19 @@ class Run:
         self.pid = child.pid
         return enforcer
 
+    def _wall_left_ms(self) -> int | None:
+        """Of the limit, what an earlier supervisor of this run has left."""
+        limit = self.agent.ledger.limit("wall_time_ms")
+        earlier = self.kernel.earlier_ms if self._above is None else 0
+        return None if limit is None else max(limit - earlier, 0)
+
+    def _all_above(self) -> Iterator[Run]:
+        """The runs of the agents above, the nearest first."""
+        at = self._above
+        while at is not None:
+            yield at
+            at = at._above
+
     def _kernel_reads(self, skipped: tuple[str, ...]) -> bytes:
         """A bit for each rule that Landlock enforces exactly for reading, little-endian."""
         plan = self.plan
@@ -206,7 +264,7 @@ class Run:
 
     def _make_enforcer(self, pid: int) -> _native.Enforcer:
         return _native.Enforcer(
-            self.plan.matcher,
+            self.matcher,
             self._ring,
             main_pid=pid,
             tracer_tid=_native.gettid(),
@@ -221,14 +279,26 @@ class Run:
         things = self._things
         self._drain.start()
         things.callback(self._drain.close)
+        if self._control is not None:
+            if self._control.start() and self.kernel.asks:
+                self.kernel.enable_approvals(self._on_request)
+            things.callback(self._control.close)
+        self.agent.layer_ends(self._rule_over)
         things.callback(self._watchdog.close)
         enforcer = self._launch()
-        doors = Doors(self.kernel)
-        self.kernel.pre_query = self._drain.flush
+        doors = Doors(self.kernel, self.agent.id)
+        if self._above is None:
+            self.kernel.pre_query = self.flush
+            self.kernel.halt = self.fail
+            self.kernel.over_budget = self._over_budget
+            self.kernel.spawner = None if self.children is None else self.children.spawn
         calls = None if self.plan.filter.notify else self._ptrace_calls(enforcer)
         if calls is not None:
             things.callback(calls.close)
-        upcalls = Upcalls(enforcer, doors, self.fail)
+        channel = Channel(self.kernel, self.agent.id, self.plan.channel_token, self.plan.tmpdir, self.fail)
+        channel.start()
+        things.callback(channel.close)
+        upcalls = Upcalls(enforcer, self.kernel, doors, self.fail)
         upcalls.start()
         things.callback(upcalls.join)
         things.callback(enforcer.stop)  # so that nobody waits for it any more
@@ -241,8 +311,19 @@ class Run:
             on_started=self._program_started,
             on_stopped=self._on_stopped,
             on_exit=self._main_exited,
+            on_failure=self.fail,
             calls=calls,
         ).run()
+
+    def _rule_over(self, rule: int, at_ns: int) -> None:
+        """A capability was revoked, or will be over: the matcher knows from here on. Where reads are Landlock's alone
+        that cannot be, so the run ends."""
+        self.matcher.end(rule, at_ns)
+        what = self.plan.policy.rules[rule]
+        if self.plan.filter.reads_in_kernel and (what.section == "fs.read" or what.need & 1):
+            self.fail(
+                f"{what} was revoked, and audit.level = writes leaves reads to Landlock, which cannot take it back"
+            )
 
     def _ptrace_calls(self, enforcer: _native.Enforcer) -> PtraceCalls:
         from akbox.linux.inject import Injector
@@ -272,6 +353,13 @@ class Run:
 
     def _publish(self, error: Exception | None) -> None:
         """No process is left: the log's last entry, the summary, and the news for whoever waits."""
+        if self.children is not None:
+            self.children.end_below(self.agent)
+        if self._above is not None:
+            self._publish_child(error)
+            return
+        if self.children is not None:
+            self.children.close()
         self.kernel.pre_query = None
         cannot = None if self._started.done() else self._not_started(error)
         if cannot is not None:
@@ -288,6 +376,28 @@ class Run:
         write_summary(self.run_dir, self.kernel, result_document(result))
         self._started.put(None)  # killed before its first instruction, if nobody has heard of its start yet
         self._result.put(result)
+
+    def _publish_child(self, error: Exception | None) -> None:
+        """A child agent's end; a failure on our side is the whole run's."""
+        assert self._above is not None
+        assert self.children is not None
+        cannot = None if self._started.done() else self._not_started(error)
+        result = None if cannot is not None else self._make_result()
+        try:
+            if error is not None and cannot is None:
+                self.fail(f"internal error: {error!r}")
+            self._above.child_ended(self.tree_cpu_ns())
+            ended = cannot or result
+            assert ended is not None
+            self.children.ended(self, ended)
+        except (AuditError, StoreError, OSError) as problem:
+            self.fail(f"the end of an agent cannot be recorded: {problem}")
+        if cannot is not None:
+            self._started.fail(cannot)
+            self._result.fail(cannot)
+        elif result is not None:
+            self._started.put(None)
+            self._result.put(result)
 
     def _not_started(self, error: Exception | None) -> CannotRun | None:
         """Why there was no program to run. None: there was."""
@@ -332,6 +442,19 @@ class Run:
             run_id=self.kernel.run_id.hex(),
         )
 
+    def _over_budget(self, agent: Agent, name: str) -> None:
+        """A measured budget of an agent is spent: as when time is up, on a thread that need not wait for it."""
+        run = self if self.children is None else self.children.run_of(agent) or self
+
+        def end() -> None:
+            run._budget_over(name, False)
+            try:
+                run.wait(GRACE_S)
+            except TimeoutError:
+                run._budget_over(name, True)
+
+        threading.Thread(target=end, name="akbox-over", daemon=True).start()
+
     def _budget_over(self, budget: str, hard: bool) -> None:
         """The watchdog's thread: the entry first, then SIGTERM; five seconds later SIGKILL to the whole tree."""
         if hard:
@@ -339,12 +462,12 @@ class Run:
             return
         with self._lock:
             self._reason = self._reason or budget
-        self.kernel.budget_exceeded(budget)
+        self.kernel.budget_exceeded(budget, self.agent.id)
         self.signal(signal.SIGTERM)
 
 
-def _make_ring(run_dir: Path, run_id: bytes) -> _native.Ring:
-    fd = os.open(run_dir / "ring", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+def _make_ring(path: Path, run_id: bytes) -> _native.Ring:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         return _native.Ring(fd, _RING_BYTES, run_id)  # maps the file and needs the descriptor no more
     finally:

@@ -32,6 +32,9 @@ from akbox.policy.presets import load_preset
 from akbox.rundir import StateError, new_run_dir, state_root
 
 if TYPE_CHECKING:
+    from akbox.kernel.approvals import Request as ApprovalRequest
+    from akbox.linux.children import Children
+    from akbox.linux.resume import Resumed
     from akbox.linux.terminal import Terminal
 
 __all__ = ["CannotRun", "Run", "RunResult", "Sandbox"]
@@ -93,20 +96,27 @@ class Sandbox:
         stdio: tuple[int, int, int] = (0, 1, 2),
         terminal: Terminal | None = None,
         on_stopped: Callable[[int], None] | None = None,
+        on_request: Callable[[ApprovalRequest], None] | None = None,
+        resume: Resumed | None = None,
     ) -> Run:
         """Starts `argv` and returns when its program runs. stdio: the three standard streams' descriptors, -1 for
         closed.
 
         terminal: the pty whose slave the agent gets as its controlling terminal. on_stopped(signal) is called, from
-        another thread, when the first process stopped (^Z). Raises CannotRun with the exit code 125, 126 or 127.
+        another thread, when the first process stopped (^Z). on_request(request) is called, from another thread, when an
+        `approve` rule makes the agent wait for a person (`akbox approve`). Raises
+        CannotRun with the exit code 125, 126 or 127.
         """
         if not argv:
             raise ValueError("there is no command to run")
         with contextlib.ExitStack() as undo:
             tmpdir = tmpdirs.make(self._state)
             undo.callback(tmpdirs.remove, tmpdir)
-            plan = make_plan(self._request(argv, tmpdir))
-            kernel, run_dir = self._open_kernel(plan, argv)
+            request = self._request(argv, tmpdir)
+            plan = make_plan(request)
+            kernel, run_dir = (
+                self._open_kernel(plan, argv) if resume is None else self._reopen_kernel(plan, argv, resume)
+            )
             undo.callback(kernel.close)
             run = Run(
                 plan,
@@ -115,7 +125,10 @@ class Sandbox:
                 stdio=terminal.stdio if terminal is not None else stdio,
                 tty_fd=terminal.slave_fd if terminal is not None else -1,
                 on_stopped=on_stopped,
+                on_request=on_request,
             )
+            if plan.policy.grants("spawn.allow") or any(r.ask and r.section == "spawn" for r in plan.policy.rules):
+                run.children = _children(run, request, terminal.stdio if terminal is not None else stdio)
             undo.pop_all()  # from here on the run closes and removes them: their names may soon be another run's
         run.start()
         remember_shipped(self._state)
@@ -177,6 +190,22 @@ class Sandbox:
             undo.pop_all()
         return kernel, run_dir
 
+    def _reopen_kernel(self, plan: LaunchPlan, argv: Sequence[str], resume: Resumed) -> tuple[Kernel, Path]:
+        """The kernel of an earlier run, with what it left. Raises CannotRun."""
+        from akbox.store.base import StoreError
+
+        with contextlib.ExitStack() as undo:
+            try:
+                kernel = open_kernel(
+                    plan.policy, resume.run_dir, run_id=resume.run_id, keys_dir=self._state / "keys", root=resume.root
+                )
+                undo.callback(kernel.close)
+                kernel.resume(self._start_info(plan, argv), wall_ms=resume.wall_ms, cpu_ns=resume.cpu_ns)
+            except (AuditError, SigningKeyError, StoreError, OSError) as error:
+                raise CannotRun(f"the run cannot be taken up: {error}") from error
+            undo.pop_all()
+        return kernel, resume.run_dir
+
     def _start_info(self, plan: LaunchPlan, argv: Sequence[str]) -> dict[str, object]:
         from akbox import __version__
 
@@ -188,6 +217,14 @@ class Sandbox:
             "interposer": {"ptrace": plan.filter.traced, "notify": plan.filter.notify},
             "degraded": list(plan.degraded),
         }
+
+
+def _children(run: Run, request: Request, stdio: tuple[int, int, int]) -> Children:
+    """What starts further agents; their output goes where the first one's goes."""
+    from akbox.linux.children import Children
+
+    out, err = (os.dup(fd) if fd >= 0 else -1 for fd in stdio[1:])
+    return Children(run, request, (out, err))
 
 
 def _as_policy(policy: Policy | str | os.PathLike[str] | None) -> Policy:

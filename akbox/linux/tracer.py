@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from akbox import _native
 from akbox.kernel.ops import Op
@@ -23,6 +26,16 @@ if TYPE_CHECKING:
 
 READ, WRITE, EXEC = 1, 2, 4
 _NO_RULE = 0xFFFFFFFF
+_MAX_WAITING = 256
+_POLL_S = 0.002
+
+
+class Waiting(Struct):
+    """A call that another thread serves; `answer` when it has."""
+
+    tid: int
+    arguments: tuple[int, ...]
+    answer: Answer | None = None
 
 
 class TraceLoop(Struct):
@@ -36,8 +49,10 @@ class TraceLoop(Struct):
     on_started: Callable[[], None]
     on_stopped: Callable[[int], None]
     on_exit: Callable[[int], None]
+    on_failure: Callable[[str], None]
     calls: PtraceCalls | None = None
     execs: int = 0
+    waiting: list[Waiting] = field(default_factory=list)
 
     def run(self) -> None:
         """Serves stops until no task of the tree is left. The end of the main process ends all others."""
@@ -51,7 +66,8 @@ class TraceLoop(Struct):
         if self.calls is not None:
             handlers[_native.STOP_SECCOMP] = self.calls.serve
         while True:
-            block = self.calls is None or not self.calls.finish_pending()
+            waiting = self._finish_waiting()
+            block = not waiting and (self.calls is None or not self.calls.finish_pending())
             kind, tid, value = self.tracer.wait(block)
             if kind == _native.STOP_ALL_GONE:
                 return
@@ -106,8 +122,44 @@ class TraceLoop(Struct):
         except OSError:  # the task was killed meanwhile: its end will be reported
             self.tracer.resume(tid)
             return
+        if self.doors.may_wait(nr):
+            self._serve_aside(tid, nr, arguments)
+            return
         answer = self._serve(tid, nr, arguments)
         self.tracer.answer(tid, self._deliver(tid, answer, resp=arguments[3], capacity=arguments[4]))
+
+    def _serve_aside(self, tid: int, nr: int, arguments: tuple[int, ...]) -> None:
+        """The task stays stopped; another thread serves its call, and this one, which ptrace takes for the tracer,
+        hands the answer over when it next looks."""
+        if len(self.waiting) >= _MAX_WAITING:
+            self.tracer.answer(tid, -errno.EAGAIN)
+            return
+        call = Waiting(tid, arguments)
+
+        def work() -> None:
+            try:
+                call.answer = self._serve(tid, nr, arguments)
+            except Exception as error:  # the call's edge
+                self.on_failure(f"internal error in authority call {nr}: {error!r}")
+                call.answer = Answer(-errno.EIO)
+
+        self.waiting.append(call)
+        threading.Thread(target=work, name="akbox-call", daemon=True).start()
+
+    def _finish_waiting(self) -> bool:
+        """Answers what was served meanwhile; sleeps a moment while some is not. False when nothing waits."""
+        if not self.waiting:
+            return False
+        done = [c for c in self.waiting if c.answer is not None]
+        if not done:
+            time.sleep(_POLL_S)
+        self.waiting = [c for c in self.waiting if c.answer is None]
+        for c in done:
+            assert c.answer is not None
+            value = self._deliver(c.tid, c.answer, resp=c.arguments[3], capacity=c.arguments[4])
+            with contextlib.suppress(ProcessLookupError):
+                self.tracer.answer(c.tid, value)
+        return bool(self.waiting)
 
     def _serve(self, tid: int, nr: int, arguments: tuple[int, ...]) -> Answer:
         agent, req, req_len, _resp, capacity, flags = arguments

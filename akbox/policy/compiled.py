@@ -79,6 +79,7 @@ class CompiledPolicy(Struct, frozen=True, dict=True):
     accepts: tuple[tuple[Accept, tuple[Segment, ...]], ...]  # what the trie is made of
     net: NetTable
     hosts: tuple[HostRule, ...]
+    dead: frozenset[int] = frozenset()  # rules that grant nothing any more
 
     def __repr__(self) -> str:
         return f"CompiledPolicy({len(self.rules)} rules)"
@@ -96,6 +97,18 @@ class CompiledPolicy(Struct, frozen=True, dict=True):
     def blob(self) -> bytes:
         """What `_native.Policy` takes."""
         return serialize(self.trie.root, self.net, len(self.rules))
+
+    def without(self, rules: frozenset[int]) -> CompiledPolicy:
+        """The policy as if these rules granted nothing; what they refuse stays refused, and numbers stay what they
+        are."""
+        accepts = tuple((a, s) for a, s in self.accepts if a.rule not in rules or a.effect not in (E_ALLOW, E_ASK))
+        return msgspec.structs.replace(
+            self,
+            accepts=accepts,
+            net=self.net.without(rules),
+            hosts=tuple(h for h in self.hosts if h.rule not in rules or h.effect == E_DENY),
+            dead=rules,
+        )
 
     @property
     def default_exec(self) -> bool:
@@ -185,6 +198,8 @@ class CompiledPolicy(Struct, frozen=True, dict=True):
         found = []
         for i, rule in enumerate(self.rules):
             section = "tools.allow" if rule.ask and rule.section == "tools" else rule.section
+            if i in self.dead and section != denies:
+                continue
             if section in (what.section, denies) and match_name(rule.pattern, what.name):
                 found.append((E_ASK if rule.ask else E_DENY if section == denies else E_ALLOW, i))
         return self._first(found)
@@ -267,6 +282,8 @@ def what_rules(compiled: CompiledPolicy, sections: tuple[str, str], path: str) -
     found = []
     for i, rule in enumerate(compiled.rules):
         section = "spawn.allow" if rule.ask and rule.section == "spawn" else rule.section
+        if i in compiled.dead and section != sections[1]:
+            continue
         if section in sections:
             trie = Trie()
             trie.add(compiled.segments[i], Accept(i, E_ALLOW, READ, False))

@@ -54,6 +54,11 @@ class NetTable(Struct):
     prefixes: list[bytes] = field(default_factory=list)
     intervals: list[bytes] = field(default_factory=list)
     entries: list[bytes] = field(default_factory=list)
+    rules: list[NetRule] = field(default_factory=list)
+
+    def without(self, rules: frozenset[int]) -> NetTable:
+        """The table as if these rules granted nothing."""
+        return net_table([r for r in self.rules if r.rule not in rules or r.effect == E_DENY])
 
     def judge(self, op: int, proto: int, address: Address, port: int) -> Match:
         """ak_policy_net(): deny > approve > allow over every network that holds the address."""
@@ -83,7 +88,7 @@ def loopback_of(address: Address) -> Address:
 
 def net_table(rules: list[NetRule]) -> NetTable:
     """Build the table; rules may be in any order."""
-    table = NetTable()
+    table = NetTable(rules=list(rules))
     grouped: dict[Network, list[NetRule]] = {}
     for rule in rules:
         grouped.setdefault(rule.network, []).append(rule)

@@ -36,6 +36,7 @@ class Context(Struct, frozen=True):
     runtime_grants: tuple[Grant, ...] = ()
     policy_files: tuple[str, ...] = ()  # as policy_names() gives them
     protected: tuple[str, ...] = ()  # as protected_links() gives them
+    channel: str = ""  # the socket at which the kernel itself listens for this agent
 
     def variables(self) -> dict[str, str]:
         """By the names that `${…}` takes."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from akbox.store.base import HeapObject, StoreError
+from akbox.store.base import HeapObject, Message, StoreError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -27,7 +27,16 @@ CREATE INDEX IF NOT EXISTS heap_owner ON heap (owner, ptr);
 CREATE TABLE IF NOT EXISTS budgets (
     agent BLOB NOT NULL, name TEXT NOT NULL, used TEXT NOT NULL, PRIMARY KEY (agent, name)
 ) STRICT, WITHOUT ROWID;
-PRAGMA user_version = 1;
+CREATE INDEX IF NOT EXISTS heap_type ON heap (owner, type, ptr);
+CREATE TABLE IF NOT EXISTS journal (number INTEGER PRIMARY KEY AUTOINCREMENT, draft BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS mail (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, recipient BLOB NOT NULL, sender BLOB NOT NULL, urgent INTEGER NOT NULL,
+    payload BLOB NOT NULL, correlation TEXT
+) STRICT;
+CREATE INDEX IF NOT EXISTS mail_recipient ON mail (recipient, urgent DESC, number);
+CREATE TABLE IF NOT EXISTS revocations (tid TEXT PRIMARY KEY, why TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS lineage (tid TEXT PRIMARY KEY, parent TEXT NOT NULL) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 2;
 """
 _COLUMNS = "ptr, type, version, value, taint, owner"
 _MAX_PTR = 2**63 - 1
@@ -41,6 +50,7 @@ class SqliteStore:
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None  # guarded by _lock
         self._closed = False
+        self._logged: set[int] = set()  # journal numbers whose entries are in the log; guarded by _lock
 
     def get(self, ptr: int) -> HeapObject | None:
         with self._connection() as db:
@@ -48,24 +58,40 @@ class SqliteStore:
 
     def objects(self, owner: bytes, *, type: str | None, after: int, limit: int) -> Sequence[HeapObject]:
         with self._connection() as db:
-            condition = "owner = ? AND ptr > ? AND (? IS NULL OR type = ?)"
-            rows = db.execute(
-                f"SELECT {_COLUMNS} FROM heap WHERE {condition} ORDER BY ptr LIMIT ?",
-                (owner, min(after, _MAX_PTR), type, type, limit),
-            )
+            condition = "owner = ? AND ptr > ?" if type is None else "owner = ? AND ptr > ? AND type = ?"
+            values = (owner, min(after, _MAX_PTR), *(() if type is None else (type,)), limit)
+            rows = db.execute(f"SELECT {_COLUMNS} FROM heap WHERE {condition} ORDER BY ptr LIMIT ?", values)
             return [HeapObject(*row) for row in rows]
 
     @contextmanager
     def transaction(self) -> Iterator[_Transaction]:
         with self._connection() as db:
             db.execute("BEGIN IMMEDIATE")
+            done = list(self._logged)
             try:
+                db.executemany("DELETE FROM journal WHERE number = ?", [(number,) for number in done])
                 yield _Transaction(db)
                 db.execute("COMMIT")
+                self._logged.difference_update(done)
             except BaseException:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
+
+    def logged(self, number: int) -> None:
+        with self._lock:
+            self._logged.add(number)
+
+    def journaled(self) -> Sequence[tuple[int, bytes]]:
+        with self._connection() as db:
+            rows = db.execute("SELECT number, draft FROM journal ORDER BY number").fetchall()
+            return [(number, draft) for number, draft in rows if number not in self._logged]
+
+    def held(self, owner: bytes) -> tuple[int, int]:
+        with self._connection() as db:
+            sql = "SELECT count(*), coalesce(sum(length(value)), 0) FROM heap WHERE owner = ?"
+            count, size = db.execute(sql, (owner,)).fetchone()
+            return count, size
 
     def save_budgets(self, agent: bytes, used: Mapping[str, int]) -> None:
         with self._connection() as db:
@@ -79,6 +105,19 @@ class SqliteStore:
         with self._connection() as db:
             return {k: int(v) for k, v in db.execute("SELECT name, used FROM budgets WHERE agent = ?", (agent,))}
 
+    def save_revocation(self, tid: str, why: str) -> None:
+        with self._connection() as db:
+            db.execute("INSERT OR REPLACE INTO revocations VALUES (?, ?)", (tid, why))
+
+    def save_lineage(self, tid: str, parent: str) -> None:
+        with self._connection() as db:
+            db.execute("INSERT OR REPLACE INTO lineage VALUES (?, ?)", (tid, parent))
+
+    def load_capabilities(self) -> tuple[dict[str, str], dict[str, str], str | None]:
+        with self._connection() as db:
+            revoked = dict(db.execute("SELECT tid, why FROM revocations"))
+            return revoked, dict(db.execute("SELECT tid, parent FROM lineage")), revoked.pop("run", None)
+
     @property
     def used(self) -> bool:
         """Has anything been asked of it, so that a file is there?"""
@@ -88,6 +127,8 @@ class SqliteStore:
         with self._lock:
             self._closed = True
             if self._db is not None:
+                if self._logged:
+                    self._db.executemany("DELETE FROM journal WHERE number = ?", [(n,) for n in self._logged])
                 self._db.close()
                 self._db = None
 
@@ -128,8 +169,47 @@ class _Transaction:
         sql = "UPDATE heap SET value = ?, taint = ?, version = version + 1 WHERE ptr = ? AND version = ?"
         return self._db.execute(sql, (value, taint, ptr, version)).rowcount == 1
 
+    def mark(self, ptr: int, taint: int) -> None:
+        self._db.execute("UPDATE heap SET taint = ? WHERE ptr = ?", (taint, ptr))
+
     def delete(self, ptr: int, *, version: int) -> bool:
         return self._db.execute("DELETE FROM heap WHERE ptr = ? AND version = ?", (ptr, version)).rowcount == 1
+
+    def post(self, recipient: bytes, sender: bytes, payload: bytes, *, urgent: bool, correlation: str | None) -> int:
+        cursor = self._db.execute(
+            "INSERT INTO mail (recipient, sender, urgent, payload, correlation) VALUES (?, ?, ?, ?, ?)",
+            (recipient, sender, int(urgent), payload, correlation),
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def waiting(self, recipient: bytes) -> int:
+        count: int = self._db.execute("SELECT count(*) FROM mail WHERE recipient = ?", (recipient,)).fetchone()[0]
+        return count
+
+    def take(self, recipient: bytes, limit: int) -> list[Message]:
+        sql = (
+            "SELECT number, sender, urgent, payload, correlation FROM mail WHERE recipient = ?"
+            " ORDER BY urgent DESC, number LIMIT ?"
+        )
+        found = [Message(n, s, bool(u), p, c) for n, s, u, p, c in self._db.execute(sql, (recipient, limit))]
+        self._db.executemany("DELETE FROM mail WHERE number = ?", [(m.number,) for m in found])
+        return found
+
+    def inherit(self, owner: bytes, heir: bytes) -> None:
+        self._db.execute("UPDATE heap SET owner = ? WHERE owner = ?", (heir, owner))
+        self._db.execute("DELETE FROM mail WHERE recipient = ?", (owner,))
+
+    def adopt(self, owner: bytes) -> None:
+        self._db.execute("UPDATE heap SET owner = ? WHERE owner <> ?", (owner, owner))
+        self._db.execute("DELETE FROM mail WHERE recipient <> ?", (owner,))
+
+    def journal(self, draft: Callable[[int], bytes]) -> int:
+        cursor = self._db.execute("INSERT INTO journal (draft) VALUES (x'')")
+        number = cursor.lastrowid
+        assert number is not None
+        self._db.execute("UPDATE journal SET draft = ? WHERE number = ?", (draft(number), number))
+        return number
 
 
 def _open(path: Path) -> sqlite3.Connection:

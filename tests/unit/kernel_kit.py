@@ -55,16 +55,16 @@ class Box:
         reply = self.kernel.call(agent or self.kernel.root, nr, request, pid=4242)
         return reply.errno, json.loads(reply.body)
 
-    def call(self, nr: int, /, **args: Any) -> Any:
-        """The result of a call that succeeds."""
-        errno, body = self.raw(nr, json.dumps(args).encode())
+    def call(self, nr: int, /, *, by: bytes | None = None, token: str | None = None, **args: Any) -> Any:
+        """The result of a call that succeeds. by: the agent (default: the root); token: a capability."""
+        errno, body = self.raw(nr, _request(args, token), by)
         assert errno == 0, body
         assert body["ok"] is True
         return body["result"]
 
-    def fail(self, nr: int, /, **args: Any) -> dict[str, Any]:
+    def fail(self, nr: int, /, *, by: bytes | None = None, token: str | None = None, **args: Any) -> dict[str, Any]:
         """The error of a call that fails, with its errno."""
-        errno, body = self.raw(nr, json.dumps(args).encode())
+        errno, body = self.raw(nr, _request(args, token), by)
         assert body["ok"] is False, body
         return {**body["error"], "errno": errno}
 
@@ -73,6 +73,10 @@ class Box:
 
     def close(self) -> None:
         self.kernel.close()
+
+
+def _request(args: dict[str, Any], token: str | None) -> bytes:
+    return json.dumps(args if token is None else {"args": args, "cap": token}).encode()
 
 
 def event(target: str | bytes = "/app/a", *, allow: bool = True, ts: int = 0, tid: int = 7, **fields: Any) -> Event:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kernel_kit import Box, event
+from kernel_kit import Box, compiled, event
 
 from akbox.kernel.audit import AuditError
 from akbox.kernel.events import Event, pack_event
@@ -176,3 +176,18 @@ def test_sigkill_of_the_writer(tmp_path: Path, after: int) -> None:
     assert {f"/app/{n}/{i}" for n in range(acknowledged) for i in range(10)} <= set(seen)
     assert seen.count("heap:t") >= acknowledged
     assert seen[-2:] == ["/app/late", "run:recovered"]
+
+
+def test_the_ring_of_a_child_agent(tmp_path: Path) -> None:
+    """Its events come back under its own id, and with its own rules."""
+    box = Box(tmp_path)
+    child = box.kernel.add_agent(box.kernel.root, "child", compiled('version = "1.0"\n[fs]\nread = ["/x/**"]\n'), {})
+    box.kernel.record(box.kernel.root, [event("/app/r")])
+    abandon(box)
+    events = [event("/app/a", rule=0), event("/app/b", allow=False, ts=5)]
+    write_ring(tmp_path / f"ring-{child.id.hex()}", box.run_id, events)
+    assert recover(tmp_path).events == 2
+    assert not recover(tmp_path).changed
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    mine = [line for line in lines if line["agent"] == child.id.hex()]
+    assert [(line["target"], line["rule"]) for line in mine] == [("/app/a", "fs.read /x/**"), ("/app/b", None)]

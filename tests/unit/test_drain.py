@@ -48,7 +48,7 @@ class Rig:
         self._next, self._counts = 1, list[int]()
         self.reasons: list[str] = []
         self.failed = threading.Event()
-        self.drain = Drain(self.ring, self.kernel, self._fail)
+        self.drain = Drain(self.ring, self.kernel, self.kernel.root, self._fail)
         self.drain.start()
 
     def _fail(self, reason: str) -> None:

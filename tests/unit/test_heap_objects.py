@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_kit import POLICY, Box
 
@@ -33,6 +33,7 @@ def used(box: Box) -> tuple[int, int]:
     return both[0].used, both[1].used
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(st.characters(exclude_categories=["Cs"])), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3), max_leaves=8))  # fmt: skip  # noqa: E501
 def test_what_is_stored_is_read(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
     box = Box(tmp_path_factory.mktemp("heap"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,12 +22,29 @@ class NoArgs(Args):
     pass
 
 
+class Use(msgspec.Struct, frozen=True):
+    """What a call does with what a capability stands for: its type (capability.Type), the target, the method."""
+
+    type: int
+    target: str
+    method: str
+
+
+class Sink(msgspec.Struct, frozen=True):
+    """A place in the arguments where text is interpreted. `accepts`: the labels that may go there besides TRUSTED."""
+
+    path: str
+    taint: int
+    accepts: tuple[int, ...] = ()
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One authority call.
 
     `prepare` makes the arguments ready (shapes that types can't say; aliases inside lists) and may raise CallError;
     `target` is what the log shows; `effect` is what the policy decides about (None: the call touches only the agent's
-    own state); `cost` is reserved at BUDGET and settled when `execute`, which returns the result, has succeeded.
+    own state); `uses` is what a capability has to cover; `sinks` where tainted data may not go; `cost` is reserved at
+    BUDGET and settled when `execute`, which returns the result, has succeeded. `may_wait`: can that take long?
     """
 
     op: Op
@@ -38,4 +55,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     prepare: Callable[[Context, Any], None] | None = None
     target: Callable[[Any], str] | None = None
     effect: Callable[[Any], Effect] | None = None
+    uses: Callable[[Any], Sequence[Use]] | None = None
+    sinks: Callable[[Any], Sequence[Sink]] | None = None
     cost: Callable[[Context, Any], Mapping[str, int]] | None = None
+    may_wait: Callable[[Any], bool] | None = None

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from akbox.kernel.calls.base import Args, Call
-from akbox.kernel.calls.objects import AllocArgs, DeleteArgs, WriteArgs
+from akbox.kernel.calls.base import Args, Call, Use
+from akbox.kernel.calls.objects import (
+    AllocArgs,
+    DeleteArgs,
+    WriteArgs,
+    alloc_object,
+    delete_object,
+    prepare_alloc,
+    use_of,
+    write_object,
+)
+from akbox.kernel.capability import Type
 from akbox.kernel.codes import CallError, Code
-from akbox.kernel.heap import TAINT_TRUSTED
 from akbox.kernel.ops import Op
 from akbox.kernel.patch import check_patch
 
@@ -55,41 +64,40 @@ def _normalise(args: dict[str, Any]) -> dict[str, Any]:
 def _prepare(ctx: Context, args: BatchArgs) -> None:
     if not 0 < len(args.operations) <= MAX_OPERATIONS:
         raise CallError(Code.SCHEMA_INVALID, f"operations: 1 to {MAX_OPERATIONS}, not {len(args.operations)}")
-    ctx.values = [b""] * len(args.operations)
+    ctx.values = [(b"", 0)] * len(args.operations)
     for index, item in enumerate(args.operations):
         if isinstance(item, Alloc):
-            ctx.values[index] = ctx.kernel.heap.prepare(item.type, item.value, f"operations[{index}].value")
+            ctx.values[index] = prepare_alloc(ctx, item, f"operations[{index}].")
         elif isinstance(item, Write):
             check_patch(item.patch, f"operations[{index}].patch")
 
 
 def _batch(ctx: Context, args: BatchArgs) -> dict[str, Any]:
     results: list[dict[str, Any]] = []
-    growth = {"heap_objects": 0, "heap_bytes": 0}
-    heap = ctx.kernel.heap
     with ctx.kernel.store.transaction() as tx:
         for index, item in enumerate(args.operations):
             try:
                 if isinstance(item, Alloc):
-                    ptr = tx.insert(owner=ctx.subject, type=item.type, value=ctx.values[index], taint=TAINT_TRUSTED)
-                    results.append({"ptr": ptr, "version": 1})
-                    growth["heap_objects"] += 1
-                    growth["heap_bytes"] += len(ctx.values[index])
+                    results.append(alloc_object(ctx, tx, item.type, ctx.values[index]))
+                    ctx.grow({"heap_objects": 1, "heap_bytes": len(ctx.values[index][0])})
                 elif isinstance(item, Write):
-                    version, more = heap.write(tx, ctx.subject, item.ptr, item.patch, item.expected_version)
-                    results.append({"version": version})
-                    growth["heap_bytes"] += more
+                    results.append({"version": write_object(ctx, tx, item)})
                 else:
-                    size = heap.delete(tx, ctx.subject, item.ptr, item.expected_version)
+                    delete_object(ctx, tx, item)
                     results.append({"deleted": True})
-                    growth["heap_objects"] -= 1
-                    growth["heap_bytes"] -= size
             except CallError as error:
                 error.message = f"operations[{index}]: {error.message}"
                 error.details["index"] = index
                 raise
-        ctx.grow(growth)
-    return {"results": results, "committed": True}
+        return ctx.journal(tx, {"results": results, "committed": True})
+
+
+def _uses(args: BatchArgs) -> list[Use]:
+    methods = {Alloc: "alloc", Write: "write", Delete: "delete"}
+    return [
+        Use(Type.HEAP, "heap:new", "alloc") if isinstance(item, Alloc) else use_of(methods[type(item)], item.ptr)
+        for item in args.operations
+    ]
 
 
 CALLS = (
@@ -100,6 +108,7 @@ CALLS = (
         normalise=_normalise,
         prepare=_prepare,
         target=lambda args: f"heap:batch:{len(args.operations)}",
+        uses=_uses,
         execute=_batch,
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -30,7 +31,8 @@ def one_budget(kernel: Kernel, agent: AgentId, name: str) -> dict[str, Any]:
     status = kernel.ledger(agent).status(name)
     used, remaining = status.used, status.remaining
     if name == "wall_time_ms":  # nobody charges it: it passes
-        used = kernel.elapsed_ms() if status.limit is None else min(kernel.elapsed_ms(), status.limit)
+        elapsed = (time.monotonic_ns() - kernel.agent(agent).started_ns) // 1_000_000
+        used = elapsed if status.limit is None else min(elapsed, status.limit)
         remaining = None if status.limit is None else status.limit - used
     values = {"limit": status.limit, "used": used, "reserved": status.reserved, "remaining": remaining}
     if name == "usd":
@@ -50,7 +52,12 @@ def budget_status(ctx: Context, resource: str | None) -> dict[str, Any]:
 
 
 def _history(ctx: Context, args: HistoryArgs) -> dict[str, Any]:
-    return {"snapshots": ctx.kernel.budget_history(ctx.subject)[-args.count :]}
+    breakdown: dict[str, dict[str, Any]] = {}
+    breakdown |= ctx.kernel.budget_breakdown(ctx.subject)
+    for row in breakdown.values():
+        if "usd" in row:
+            row["usd"] /= MICROS_PER_USD
+    return {"snapshots": ctx.kernel.budget_history(ctx.subject)[-args.count :], "breakdown": breakdown}
 
 
 CALLS = (

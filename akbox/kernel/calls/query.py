@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 
 Position = Annotated[int, msgspec.Meta(ge=0)]
 MAX_SCANNED = 10_000
-GRANTING = (
-    "fs.read", "fs.write", "fs.exec", "net.dns", "net.connect", "net.bind", "net.listen", "net.unix", "tools.allow",
-    "wasm.modules", "wasm.hostcalls", "infer.models", "spawn.allow",
-)  # fmt: skip
 
 
 class Objects(Args, tag_field="what", tag="objects"):
@@ -188,13 +184,10 @@ def _authorize(ctx: Context, q: Authorize | Check) -> dict[str, Any]:
 
 
 def _capabilities(ctx: Context) -> dict[str, Any]:
-    """What the agent holds because of the policy: one per rule that grants something."""
-    held = [r for r in ctx.kernel.policy.rules if r.section in GRANTING or (r.section == "runtime" and r.need)]
-    return {
-        "capabilities": [
-            {"capability": r.section, "resource": r.pattern, "approval": r.ask, "origin": r.origin} for r in held
-        ]
-    }
+    """What the agent holds: its heap and mailbox, and one per rule of its policy that grants something."""
+    from akbox.kernel.calls.cap import describe_held
+
+    return {"capabilities": [describe_held(ctx.kernel, ctx.agent, held) for held in ctx.agent.held()]}
 
 
 def _execute(ctx: Context, args: QueryArgs) -> dict[str, Any]:

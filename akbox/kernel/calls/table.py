@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from akbox.kernel.calls import batch, budget, log, objects, query
+from akbox.kernel.calls import answer, approval, batch, budget, cap, log, mail, objects, query, spawn
 from akbox.kernel.calls.base import Args, Call
 from akbox.kernel.codes import CallError, Code
 from akbox.kernel.ops import Op
@@ -12,9 +12,8 @@ from akbox.kernel.ops import Op
 if TYPE_CHECKING:
     from akbox.kernel.pipeline import Context
 
-ABSENT = (
-    Op.CALL, Op.SPAWN, Op.SEND, Op.RECV, Op.RESPOND, Op.ASSERT, Op.INFERENCE, Op.CAP, Op.APPROVAL,
-)  # fmt: skip
+FAMILIES = (objects, batch, query, log, budget, cap, mail, answer, approval, spawn)
+ABSENT = (Op.CALL, Op.INFERENCE)
 
 
 class AnyArgs(Args, forbid_unknown_fields=False):
@@ -25,6 +24,5 @@ def _absent(ctx: Context, _args: Any) -> dict[str, Any]:
     raise CallError(Code.NOT_IMPLEMENTED, f"this akbox has no {Op(ctx.nr).name} call")
 
 
-CALLS: dict[int, Call] = {
-    int(call.op): call for family in (objects, batch, query, log, budget) for call in family.CALLS
-} | {int(op): Call(op=op, args=AnyArgs, execute=_absent) for op in ABSENT}
+CALLS: dict[int, Call] = {int(call.op): call for family in FAMILIES for call in family.CALLS}
+CALLS |= {int(op): Call(op=op, args=AnyArgs, execute=_absent) for op in ABSENT}

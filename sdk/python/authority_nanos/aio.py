@@ -106,6 +106,24 @@ class AsyncAuthorityKernel:
     async def inference(self, model: str, prompt: str | list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         return await self._run(self.sync.inference, model, prompt, **more)
 
+    async def capabilities(self) -> list[dict[str, Any]]:
+        return await self._run(self.sync.capabilities)
+
+    async def cap_derive(self, cap: str, **narrower: Any) -> str:
+        return await self._run(self.sync.cap_derive, cap, **narrower)
+
+    async def cap_revoke(self, cap: str, reason: str = "") -> bool:
+        return await self._run(self.sync.cap_revoke, cap, reason)
+
+    async def approvals(self) -> list[dict[str, Any]]:
+        return await self._run(self.sync.approvals)
+
+    async def trace(self, limit: int = 100) -> list[dict[str, Any]]:
+        return await self._run(self.sync.trace, limit)
+
+    async def policy_suggest(self) -> list[dict[str, Any]]:
+        return await self._run(self.sync.policy_suggest)
+
     async def file_read(self, path: str, max_size: int = 10 * 1024 * 1024) -> bytes:
         return await self._run(self.sync.file_read, path, max_size)
 

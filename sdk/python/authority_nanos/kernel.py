@@ -175,6 +175,33 @@ class AuthorityKernel:
         key = "prompt" if isinstance(prompt, str) else "messages"
         return self.syscall(Syscall.INFERENCE, dict(more, model=model, **{key: prompt}))
 
+    # ---- capabilities, approvals, decisions ------------------------------------------------------------------------
+
+    def capabilities(self) -> list[dict[str, Any]]:
+        """What this agent holds, each with its tid."""
+        return list(self.query("capabilities")["capabilities"])
+
+    def cap_derive(self, cap: str, **narrower: Any) -> str:
+        """A token from one that the agent has, or from what it holds by its tid: `resource`, `methods`, `ttl_ms`,
+        `rate_limit` with `rate_window_ms`, `agent`. It can do at most what `cap` can."""
+        return str(self.syscall(Syscall.CAP, dict(narrower, op="derive", cap=cap))["token"])
+
+    def cap_revoke(self, cap: str, reason: str = "") -> bool:
+        """Ends a capability and everything that was derived from it. False: it was revoked before."""
+        return bool(self.syscall(Syscall.CAP, {"op": "revoke", "cap": cap, "reason": reason})["revoked"])
+
+    def approvals(self) -> list[dict[str, Any]]:
+        """What waited or waits for a person, and what became of it."""
+        return list(self.syscall(Syscall.APPROVAL, {"op": "list"})["requests"])
+
+    def trace(self, limit: int = 100) -> list[dict[str, Any]]:
+        """The last decisions about this agent."""
+        return list(self.syscall(Syscall.TRACE, {"limit": limit})["entries"])
+
+    def policy_suggest(self) -> list[dict[str, Any]]:
+        """For each refusal so far, what would have allowed it."""
+        return list(self.syscall(Syscall.POLICY_SUGGEST)["suggestions"])
+
     # ---- files -----------------------------------------------------------------------------------------------------
 
     def file_read(self, path: str, max_size: int = 10 * 1024 * 1024) -> bytes:

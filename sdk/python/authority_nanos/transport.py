@@ -1,4 +1,5 @@
-"""The two doors to the kernel, by ctypes: a reserved prctl option, and the raw system call numbers.
+"""The two doors to the kernel, by ctypes: a reserved prctl option, and the raw system call numbers. Where neither is
+served, the channel that AKBOX_CHANNEL names (channel.py).
 
 Both return the reply's length, or fail with an errno; the error's JSON is then in the reply buffer. Outside akbox prctl
 says EINVAL and the raw number ENOSYS, both without touching the buffer, which is how the two cases are told apart.
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .channel import Channel
+
     Door = Callable[[int, bytes, Any, int, bool], int]
 
 PRCTL_BASE = 0x414B0000
@@ -35,6 +38,7 @@ class Doors:
         self._libc = ctypes.CDLL(None, use_errno=True) if libc is None else libc
         self._local = threading.local()
         self._door: Door | None = None
+        self._channel: Channel | None = None
         prctl, syscall = self._libc.prctl, self._libc.syscall
         prctl.restype = ctypes.c_int
         prctl.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong]
@@ -48,12 +52,19 @@ class Doors:
         """(0, reply) or (errno, error reply). Raises NotUnderAkboxError when neither door is served."""
         if self._door is not None:
             return self._through(self._door, nr, request)
+        if self._channel is not None:
+            return self._channel(nr, request)
         for door, absent in ((self._prctl, errno.EINVAL), (self._raw, errno.ENOSYS)):
             error, body = self._through(door, nr, request)
             if error != absent or body:
                 self._door = door
                 return error, body
-        raise NotUnderAkboxError
+        if not os.environ.get("AKBOX_CHANNEL"):
+            raise NotUnderAkboxError
+        from .channel import Channel
+
+        self._channel = Channel()
+        return self._channel(nr, request)
 
     def _through(self, door: Door, nr: int, request: bytes) -> tuple[int, bytes]:
         buffer = self._buffer(FIRST_CAPACITY)
