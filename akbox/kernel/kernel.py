@@ -159,6 +159,10 @@ class Kernel:
         values = self.budget(name)
         self._lifecycle(f"budget:{name}", {"limit": values["limit"]}, {"used": values["used"]}, denied_at="BUDGET")
 
+    def limit_exceeded(self, name: str, limit: int, used: int | None) -> None:
+        """The same for a resource limit, which is no budget: `limits.memory`."""
+        self._lifecycle(f"limit:{name}", {"limit": limit}, {"used": used}, denied_at="BUDGET")
+
     def close(self) -> None:
         """Writes what is merged, makes the last checkpoint and closes the log and the store. Safe to call twice."""
         with self._lock:

@@ -25,6 +25,7 @@ from akbox.linux import ruleset, tmpdirs
 from akbox.linux.authority import Doors
 from akbox.linux.drain import Drain
 from akbox.linux.errors import EXIT_BUDGET, EXIT_CANNOT, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CannotRun
+from akbox.linux.limits import MEMORY, RunLimits
 from akbox.linux.once import Once
 from akbox.linux.plan import LaunchPlan
 from akbox.linux.result import RunResult
@@ -67,7 +68,7 @@ class Run:
         self._on_stopped = on_stopped or (lambda _signal: None)
         self._lock = threading.Lock()  # guards _status, _reason and _failure, and signals against the end of pid
         self._status: int | None = None
-        self._reason: str | None = None  # the budget that ended the run
+        self._reason: str | None = None  # the budget or limit that ended the run: "budget wall_time_ms"
         self._failure: str | None = None  # what went wrong on our side
         self._started: Once[None] = Once()
         self._result: Once[RunResult] = Once()
@@ -77,13 +78,14 @@ class Run:
         self._things.callback(tmpdirs.remove, plan.tmpdir)
         self._things.callback(self._ring.close)
         self._drain = Drain(self._ring, kernel, self.fail)
-        self._watchdog = Watchdog(
-            wall_ms=kernel.budgets.limit("wall_time_ms"),
-            cpu_ns=kernel.budgets.limit("cpu_ns"),
-            cpu_used_ns=self.cpu_ns,
-            stop=self._budget_over,
+        self._tracer = _native.Tracer(
+            plan.program.trapped,
+            not plan.filter.notify,
+            plan.policy.limits.pids or 0,
+            kernel.budgets.limit("bytes") is not None,
         )
-        self._tracer = _native.Tracer(plan.program.trapped, not plan.filter.notify, plan.policy.limits.pids or 0)
+        self._limits = RunLimits(plan, kernel, self._tracer)
+        self._watchdog: Watchdog | None = None
         self._child: _native.Child | None = None
         self._seized = False
         self._began_ns = 0
@@ -186,6 +188,7 @@ class Run:
                 child.ready()
                 self._tracer.seize(child.pid)
                 self._seized = True
+                self._limits.admit(child.pid)
                 enforcer = self._make_enforcer(child.pid)
                 self._things.callback(enforcer.stop)
                 enforcer.set_kernel_reads(kernel_reads)
@@ -221,7 +224,8 @@ class Run:
         things = self._things
         self._drain.start()
         things.callback(self._drain.close)
-        things.callback(self._watchdog.close)
+        things.callback(self._limits.close)
+        things.callback(self._close_watchdog)
         enforcer = self._launch()
         doors = Doors(self.kernel)
         self.kernel.pre_query = self._drain.flush
@@ -254,8 +258,15 @@ class Run:
 
     def _program_started(self) -> None:
         self._began_ns = time.monotonic_ns()
+        self._watchdog = Watchdog(
+            wall_ms=self.kernel.budgets.limit("wall_time_ms"), gauges=self._limits.gauges(), stop=self._limit_passed
+        )
         self._watchdog.start()
         self._started.put(None)
+
+    def _close_watchdog(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.close()
 
     def _main_exited(self, status: int) -> None:
         with self._lock:
@@ -282,6 +293,9 @@ class Run:
             return
         if error is not None:
             self._failure = self._failure or f"internal error: {error!r}"
+        if self._reason is None and (limit := self._limits.ended_by_kernel(self._status)) is not None:
+            self._reason = limit
+            self._limits.record(limit)
         result = self._make_result()
         if not self._end_log({"exit_code": result.exit_code, "reason": result.reason, "usage": result.usage}):
             result = self._make_result()
@@ -316,12 +330,17 @@ class Run:
         exit_code = 128 + number if number else os.WEXITSTATUS(status)
         reason = "signalled" if number else "exited"
         if self._reason is not None:
-            exit_code, reason = EXIT_BUDGET, f"budget {self._reason}"
+            reason = self._reason
+            if reason == MEMORY:
+                number, exit_code = signal.SIGKILL, 128 + signal.SIGKILL
+            elif reason.startswith("budget "):
+                exit_code = EXIT_BUDGET
         if self._failure is not None:
             exit_code, reason = EXIT_CANNOT, self._failure
         usage: dict[str, Any] = {
             "wall_time_ms": (time.monotonic_ns() - self._began_ns) // 1_000_000 if self._began_ns else 0,
             "cpu_ns": self.cpu_ns(),
+            **self._limits.usage(),
         }
         return RunResult(
             exit_code=exit_code,
@@ -332,15 +351,18 @@ class Run:
             run_id=self.kernel.run_id.hex(),
         )
 
-    def _budget_over(self, budget: str, hard: bool) -> None:
-        """The watchdog's thread: the entry first, then SIGTERM; five seconds later SIGKILL to the whole tree."""
+    def _limit_passed(self, reason: str, hard: bool) -> None:
+        """The watchdog's thread: the entry first, then SIGTERM; five seconds later SIGKILL to the whole tree. Past the
+        memory limit there is no time for the first two: it can grow by a gigabyte in that time."""
+        with self._lock:
+            first = self._reason is None
+            self._reason = self._reason or reason
         if hard:
             self._tracer.kill()
-            return
-        with self._lock:
-            self._reason = self._reason or budget
-        self.kernel.budget_exceeded(budget)
-        self.signal(signal.SIGTERM)
+        if first:
+            self._limits.record(reason)
+        if not hard:
+            self.signal(signal.SIGTERM)
 
 
 def _make_ring(run_dir: Path, run_id: bytes) -> _native.Ring:
