@@ -143,9 +143,7 @@ def test_another_run_of_the_same_user(worlds: Worlds, user: str, interposer: str
             result = run_inside(world, (*py(ATTEMPTS), str(pid), "all"), interposer=interposer, policy=WIDE)
             found = tried(result)
             assert len(found) > 40
-            assert {name: value for name, value in found.items() if value not in REFUSED} == {"everybody": "done"}, (
-                found
-            )
+            assert {name: value for name, value in found.items() if value not in REFUSED} == {}, found
             assert state(pid) not in "ZXTt"
             assert result.log is not None
             verify(world, result.log)
