@@ -157,9 +157,10 @@ class Tracer:
     any."""
 
     count: int
-    def __init__(self, trapped: bytes, trace_seccomp: bool, max_processes: int = 0) -> None:
+    def __init__(self, trapped: bytes, trace_seccomp: bool, max_processes: int = 0, count_io: bool = False) -> None:
         """trapped: one bit (little-endian) for each call number that the filter gives to the listener. max_processes:
-        at one time, 0 for no limit; one more gets EAGAIN and STOP_TOO_MANY is reported."""
+        at one time, 0 for no limit; one more gets EAGAIN and STOP_TOO_MANY is reported. count_io: what tasks that end
+        have read and written is kept for io_bytes()."""
     def seize(self, pid: int) -> None: ...
     def wait(self, block: bool = True) -> tuple[int, int, int]:
         """(kind STOP_*, tid, value): value is the call number, the former tid of an exec, the stop signal or the main
@@ -169,6 +170,11 @@ class Tracer:
     def answer(self, tid: int, value: int) -> None:
         """The stopped call is not made and returns value (negative: -errno); the task goes on."""
     def cpu_ns(self) -> int: ...
+    def tasks(self, processes: bool = False) -> list[int]:
+        """The numbers of the tasks that live; with `processes`, of their thread groups alone."""
+    def io_bytes(self) -> int | None:
+        """Bytes that all tasks read and wrote (/proc/PID/io), ended ones included, given count_io. None: they come and
+        go too fast to be added up now."""
 
 # ---- py_chain.c ----------------------------------------------------------------------------------------------------
 

@@ -247,19 +247,19 @@ struct tracer_object {
 
 static int tracer_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-	static char *names[] = {"trapped", "trace_seccomp", "max_processes", NULL};
+	static char *names[] = {"trapped", "trace_seccomp", "max_processes", "count_io", NULL};
 	struct tracer_object *t = (struct tracer_object *)self;
 	PyObject *trapped;
 	char *bits;
 	Py_ssize_t len;
-	int trace_seccomp;
+	int trace_seccomp, count_io = 0;
 	unsigned long long max_processes = 0;
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!p|K", names, &PyBytes_Type, &trapped, &trace_seccomp, &max_processes) ||
-	    t->tracer)
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!p|Kp", names, &PyBytes_Type, &trapped, &trace_seccomp, &max_processes,
+					 &count_io) || t->tracer)
 		return -1;
 	if (PyBytes_AsStringAndSize(trapped, &bits, &len) < 0)
 		return -1;
-	t->tracer = ak_tracer_new((const uint8_t *)bits, (size_t)len * 8, trace_seccomp, (size_t)max_processes);
+	t->tracer = ak_tracer_new((const uint8_t *)bits, (size_t)len * 8, trace_seccomp, (size_t)max_processes, count_io);
 	if (!t->tracer) {
 		PyErr_NoMemory();
 		return -1;
@@ -347,7 +347,45 @@ static PyObject *tracer_cpu_ns(PyObject *self, PyObject *unused)
 	return PyLong_FromUnsignedLongLong(ak_tracer_cpu_ns(((struct tracer_object *)self)->tracer));
 }
 
+#define TASKS_MAX 65536
+
+static PyObject *tracer_tasks(PyObject *self, PyObject *args)
+{
+	struct ak_tracer *t = ((struct tracer_object *)self)->tracer;
+	int processes = 0;
+	if (!PyArg_ParseTuple(args, "|p", &processes))
+		return NULL;
+	pid_t *tids = PyMem_Malloc(TASKS_MAX * sizeof *tids);
+	if (!tids)
+		return PyErr_NoMemory();
+	size_t n = ak_tracer_tasks(t, tids, TASKS_MAX, processes);
+	PyObject *list = PyList_New((Py_ssize_t)(n < TASKS_MAX ? n : TASKS_MAX));
+	for (Py_ssize_t i = 0; list && i < PyList_Size(list); i++) {
+		PyObject *tid = PyLong_FromLong(tids[i]);
+		if (!tid || PyList_SetItem(list, i, tid) < 0)
+			Py_CLEAR(list);
+	}
+	PyMem_Free(tids);
+	return list;
+}
+
+static PyObject *tracer_io_bytes(PyObject *self, PyObject *unused)
+{
+	struct ak_tracer *t = ((struct tracer_object *)self)->tracer;
+	uint64_t sum = 0;
+	bool known;
+	(void)unused;
+	Py_BEGIN_ALLOW_THREADS
+	known = ak_tracer_io_bytes(t, &sum);
+	Py_END_ALLOW_THREADS
+	if (!known)
+		Py_RETURN_NONE;
+	return PyLong_FromUnsignedLongLong(sum);
+}
+
 static PyMethodDef tracer_methods[] = {
+	{"tasks", tracer_tasks, METH_VARARGS, "tasks(processes=False): the numbers of the tasks, or processes, that live."},
+	{"io_bytes", tracer_io_bytes, METH_NOARGS, "What all tasks read and wrote, ended ones included (count_io)."},
 	{"seize", tracer_seize, METH_O, "PTRACE_SEIZE the main process, on the calling thread."},
 	{"wait", tracer_wait, METH_VARARGS, "wait(block=True): (kind STOP_*, tid, value) of the next stop that needs a decision."},
 	{"resume", tracer_resume, METH_VARARGS, "resume(tid, signal=0): PTRACE_CONT; a task that is gone is no error."},

@@ -1,8 +1,11 @@
 #include "taskset.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -56,6 +59,7 @@ static bool insert(struct ak_taskset *s, pid_t tid, bool *is_new)
 	}
 	s->n_used += slot->tid == 0;
 	slot->tid = tid;
+	slot->exiting = false;
 	slot->leads = syscall(SYS_tgkill, tid, tid, 0) == 0 || errno == EPERM;
 	s->n_tasks++;
 	s->n_processes += slot->leads;
@@ -169,4 +173,84 @@ uint64_t ak_taskset_cpu_ns(struct ak_taskset *s)
 			sum += ak_process_cpu_ns(s->slots[i].tid);
 	pthread_mutex_unlock(&s->lock);
 	return sum;
+}
+
+size_t ak_taskset_list(struct ak_taskset *s, pid_t *tids, size_t most, bool leads)
+{
+	size_t n = 0;
+	pthread_mutex_lock(&s->lock);
+	for (size_t i = 0; i < s->n_slots; i++)
+		if (s->slots[i].tid > 0 && (!leads || s->slots[i].leads)) {
+			if (n < most)
+				tids[n] = s->slots[i].tid;
+			n++;
+		}
+	pthread_mutex_unlock(&s->lock);
+	return n;
+}
+
+static uint64_t io_field(const char *text, const char *key)
+{
+	const char *at = strstr(text, key);
+	return at ? strtoull(at + strlen(key), NULL, 10) : 0;
+}
+
+int ak_task_io_bytes(pid_t tid, uint64_t *bytes)
+{
+	char path[64], text[512];
+	snprintf(path, sizeof path, "/proc/%d/task/%d/io", tid, tid);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	ssize_t n = read(fd, text, sizeof text - 1);
+	int error = n < 0 ? errno : ESRCH;
+	close(fd);
+	if (n <= 0)
+		return -error;
+	text[n] = '\0';
+	uint64_t in = io_field(text, "rchar: "), out = io_field(text, "wchar: ");
+	uint64_t from_disk = io_field(text, "\nread_bytes: "), to_disk = io_field(text, "\nwrite_bytes: ");
+	*bytes = (in > from_disk ? in : from_disk) + (out > to_disk ? out : to_disk);
+	return 0;
+}
+
+void ak_taskset_exiting(struct ak_taskset *s, pid_t tid)
+{
+	uint64_t bytes = 0;
+	int error = ak_task_io_bytes(tid, &bytes);
+	pthread_mutex_lock(&s->lock);
+	struct ak_task *slot = find_slot(s->slots, s->n_slots, tid);
+	if (slot->tid == tid && !error && !slot->exiting) {
+		slot->exiting = true;
+		s->ended_io_bytes += bytes;
+	}
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* The tasks and the sum of the ended ones at one moment. A task that is reaped before it is read is in neither: once more.
+ * One that was killed without an exit stop may be a zombie that cannot be read: the caller knows what it had seen of it. */
+bool ak_taskset_io_bytes(struct ak_taskset *s, uint64_t *sum)
+{
+	bool complete = false;
+	for (int tries = 0; !complete && tries < 8; tries++) {
+		pthread_mutex_lock(&s->lock);
+		size_t n = 0, most = s->n_tasks;
+		pid_t *tids = malloc(most * sizeof *tids + 1);
+		for (size_t i = 0; tids && i < s->n_slots && n < most; i++)
+			if (s->slots[i].tid > 0 && !s->slots[i].exiting)
+				tids[n++] = s->slots[i].tid;
+		*sum = s->ended_io_bytes;
+		pthread_mutex_unlock(&s->lock);
+		if (!tids)
+			return false;
+		complete = true;
+		for (size_t i = 0; complete && i < n; i++) {
+			uint64_t bytes = 0;
+			int error = ak_task_io_bytes(tids[i], &bytes);
+			complete = error != -ENOENT && error != -ESRCH;
+			*sum += bytes;
+		}
+		free(tids);
+	}
+	return complete;
 }

@@ -59,12 +59,14 @@ struct ak_tracer {
 	size_t max_processes;
 	pid_t condemned[CONDEMNED_MAX];         /* 0: free */
 	bool trace_seccomp;
+	bool count_io;
 	bool main_gone;
 	unsigned looks;                         /* see next_in_turn() */
 	size_t turn;
 };
 
-struct ak_tracer *ak_tracer_new(const uint8_t *trapped, size_t n_calls, bool trace_seccomp, size_t max_processes)
+struct ak_tracer *ak_tracer_new(const uint8_t *trapped, size_t n_calls, bool trace_seccomp, size_t max_processes,
+				bool count_io)
 {
 	struct ak_tracer *t = calloc(1, sizeof *t);
 	if (!t)
@@ -73,6 +75,7 @@ struct ak_tracer *ak_tracer_new(const uint8_t *trapped, size_t n_calls, bool tra
 	t->n_calls = n_calls;
 	t->trace_seccomp = trace_seccomp;
 	t->max_processes = max_processes;
+	t->count_io = count_io;
 	if (!ak_taskset_init(&t->tasks)) {
 		free(t);
 		return NULL;
@@ -91,6 +94,12 @@ void ak_tracer_free(struct ak_tracer *t)
 size_t ak_tracer_count(struct ak_tracer *t) { return ak_taskset_count(&t->tasks); }
 uint64_t ak_tracer_cpu_ns(struct ak_tracer *t) { return ak_taskset_cpu_ns(&t->tasks); }
 void ak_tracer_kill(struct ak_tracer *t) { ak_taskset_kill(&t->tasks); }
+bool ak_tracer_io_bytes(struct ak_tracer *t, uint64_t *sum) { return ak_taskset_io_bytes(&t->tasks, sum); }
+
+size_t ak_tracer_tasks(struct ak_tracer *t, pid_t *tids, size_t most, bool processes)
+{
+	return ak_taskset_list(&t->tasks, tids, most, processes);
+}
 
 static void condemn(struct ak_tracer *t, pid_t tid)
 {
@@ -127,8 +136,10 @@ static bool add_task(struct ak_tracer *t, pid_t tid)
 
 int ak_tracer_seize(struct ak_tracer *t, pid_t pid)
 {
-	const unsigned long options = PTRACE_O_EXITKILL | PTRACE_O_TRACESECCOMP | PTRACE_O_TRACEEXEC | PTRACE_O_TRACEFORK |
+	unsigned long options = PTRACE_O_EXITKILL | PTRACE_O_TRACESECCOMP | PTRACE_O_TRACEEXEC | PTRACE_O_TRACEFORK |
 				      PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACESYSGOOD;
+	if (t->count_io)
+		options |= PTRACE_O_TRACEEXIT;
 	if (ptrace(PTRACE_SEIZE, pid, NULL, options) < 0)
 		return -errno;
 	t->main = pid;
@@ -333,6 +344,8 @@ static bool handle(struct ak_tracer *t, pid_t tid, int status, uint64_t cpu_ns, 
 	is_new = add_task(t, tid);
 	if (ak_taskset_ending(&t->tasks)) {
 		kill(tid, SIGKILL);
+		if (status >> 16 == PTRACE_EVENT_EXIT)  /* it is dying already: no signal wakes it from this stop */
+			ptrace(PTRACE_CONT, tid, NULL, NULL);
 		return false;
 	}
 	if (sig == (SIGTRAP | 0x80))
@@ -342,6 +355,10 @@ static bool handle(struct ak_tracer *t, pid_t tid, int status, uint64_t cpu_ns, 
 		return exec_stop(t, tid, event);
 	case PTRACE_EVENT_SECCOMP:
 		return seccomp_stop(t, tid, event);
+	case PTRACE_EVENT_EXIT: /* it still has its memory, without which only root may read what it has read and written */
+		ak_taskset_exiting(&t->tasks, tid);
+		ak_tracer_resume(t, tid, 0);
+		return false;
 	case PTRACE_EVENT_STOP:
 		return event_stop(t, tid, sig, is_new, event);
 	case PTRACE_EVENT_FORK:

@@ -32,9 +32,10 @@ struct ak_stop_event {
 /* `trapped`: one bit for each call number below `n_calls` that the filter hands to the listener; such a call is
  * restarted when a signal came before the supervisor had received it. trace_seccomp: RET_TRACE stops are ours (interposer ptrace);
  * otherwise they come from a filter of the agent's own, where nobody traces, and are answered ENOSYS as without a tracer.
- * max_processes: more than so many at one time are refused with EAGAIN (threads do not count); 0: no limit. */
+ * max_processes: more than so many at one time are refused with EAGAIN (threads do not count); 0: no limit. count_io: what ended
+ * tasks read and wrote is added up. */
 struct ak_tracer *ak_tracer_new(const uint8_t *trapped, size_t n_calls, bool trace_seccomp,
-				size_t max_processes);
+				size_t max_processes, bool count_io);
 void ak_tracer_free(struct ak_tracer *t);
 
 int ak_tracer_seize(struct ak_tracer *t, pid_t pid);            /* the main process; 0 or -errno */
@@ -47,5 +48,8 @@ void ak_tracer_kill(struct ak_tracer *t);
 size_t ak_tracer_count(struct ak_tracer *t);
 /* CPU time of every process of the tree, ended ones included. */
 uint64_t ak_tracer_cpu_ns(struct ak_tracer *t);
+bool ak_tracer_io_bytes(struct ak_tracer *t, uint64_t *sum);    /* see ak_taskset_io_bytes() */
+/* The numbers of tasks, or of processes, that live, at most `most`; returns how many there are. */
+size_t ak_tracer_tasks(struct ak_tracer *t, pid_t *tids, size_t most, bool processes);
 
 #endif

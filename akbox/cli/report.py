@@ -56,9 +56,25 @@ def _ending(result: RunResult) -> list[str]:
     if result.exit_code == 124 and result.reason.startswith("budget"):
         name = result.reason.partition(" ")[2]
         return [f"{_mark()} ended: {name or result.reason} is spent (raise it with --budget {name}=…)"]
+    if result.reason.startswith("limit "):
+        return [f"{_mark()} ended: {_limit(result)}"]
     if result.reason in ("exited", "signalled"):
         return []
     return [f"{paint('akbox:', 'red', sys.stderr)} the run was ended: {printable(result.reason)}"]
+
+
+def _limit(result: RunResult) -> str:
+    name = result.reason.partition(" ")[2]
+    peak = result.usage.get("memory_peak_bytes")
+    held = f", {_size(peak)} were in use" if name == "memory" and peak else ""
+    return f"limits.{name} is reached{held} (raise it with --limit {name}=…)"
+
+
+def _size(count: int) -> str:
+    for unit, factor in (("G", 1 << 30), ("M", 1 << 20)):
+        if count >= 10 * factor:
+            return f"{count // factor}{unit}"
+    return f"{count >> 10}K"
 
 
 def _denial_lines(denial: Denial, policy: Policy) -> list[str]:

@@ -113,56 +113,14 @@ EXIT_CODES = [
     ),
 ]  # fmt: skip
 
-TEN: dict[str, object] = {"limits.pids": 10}
 BOMB = "bomb() { bomb & bomb & wait; }; bomb 2>/dev/null; exit 3"
-RAISE = (
-    "import resource\ntry:\n resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n print('set')\n"
-    "except (ValueError, OSError) as error: print(error)"
-)
-FILES = "import os\ntry:\n while True: last = os.dup(0)\nexcept OSError as error: print(error.strerror, last)"
-GROW = (
-    "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nwith open('{W}/big', 'wb', 0) as f:\n"
-    " try: print(sum(f.write(bytes(65536)) for i in range(64)))\n except OSError as error: print(error.strerror)"
-)
 
-
-def _one_mebibyte(world: World, result: Result) -> None:
-    require((world.W / "big").stat().st_size == 1 << 20, f"{(world.W / 'big').stat().st_size} bytes\n{result}")
-
-
-LIMITS = [
-    Case("L04", "the eleventh process", call("fork_storm", "40"),
-         Expect(exit=1, errnos=("EAGAIN",), stdout="alive 9\n", entry=Entry("sys.refused", "limit:pids")),
-         Control(stdout="alive 40"), policy=TEN),
-    Case("L04-again", "one after the other is no matter",
-         sh("i=0; while [ $i -lt 40 ]; do /bin/true; i=$((i+1)); done"), ok(), policy=TEN),
-    Case("L04-threads", "nor are threads", call("threads", "40"), ok("ok 40"), policy=TEN),
+ENDS = [
     Case("L05", "a fork bomb ends, and with it the run", sh(BOMB), Expect(exit=(2, 3, 124, 254)), None,
          policy={"limits.pids": 30, "budgets.wall_time_ms": 4000}, timeout_s=25),
     Case("L07", "a second of wall time", sh("sleep 60 & echo $!; wait"), Expect(exit=124), None,
          policy={"budgets.wall_time_ms": 1000}, check=_is_gone, timeout_s=20),
-    Case("L08-files", "open files", py(FILES), ok("Too many open files 31\n"), policy={"limits.open_files": 32}),
-    Case("L08-size", "the size of a file", py(GROW), ok("File too large\n"), Control(stdout=f"{64 * 65536}\n"),
-         policy={"limits.file_size": "1M"}, check=_one_mebibyte),
-    Case("L08-size-signal", "and the signal", sh("head -c 4M /dev/zero > {W}/big"), Expect(exit=128 + signal.SIGXFSZ),
-         policy={"limits.file_size": "1M"}, check=_one_mebibyte),
-    Case("L08-core", "no core dump", py("import resource; print(resource.getrlimit(resource.RLIMIT_CORE))"),
-         ok("(0, 0)\n"), None),
-    Case("L11", "raise a limit of one's own", py(RAISE), ok("not allowed to raise maximum limit\n"),
-         Control(stdout="set"), policy={"limits.open_files": 32}),
 ]  # fmt: skip
-
-if any(Path("/sys/fs/cgroup").glob("**/cgroup.procs")):
-    LIMITS.append(
-        Case(
-            "L11-cgroup",
-            "leave one's cgroup, though all of /sys is granted",
-            sh("for f in $(find /sys/fs/cgroup -name cgroup.procs | head -3); do echo 0 > $f; done; echo tried"),
-            Expect(exit=0, errnos=("EACCES",), stdout="tried", entry=Entry("fs.open", "/sys/fs/cgroup/*")),
-            None,
-            policy={"fs.read": ["/sys/**"], "fs.write": ["/sys/**"]},
-        )
-    )
 
 SECRETS = ("--token", "kit-secret-1", "--password=kit-secret-2", "Authorization: Bearer kit-secret-3",
            "https://user:kit-secret-4@host.example/")  # fmt: skip
@@ -178,4 +136,4 @@ LOG = [
          check=_not_in_log),
 ]  # fmt: skip
 
-CASES = [*SELF, *RUNS, *EXIT_CODES, *LIMITS, *LOG]
+CASES = [*SELF, *RUNS, *EXIT_CODES, *ENDS, *LOG]

@@ -264,6 +264,10 @@ class Kernel:
         """An entry about the life of an agent ("start", "end"); on disk when this returns."""
         self._lifecycle(f"agent:{agent.id.hex()}:{what}", req | {"agent_name": agent.name}, res, agent=agent.id)
 
+    def limit_exceeded(self, name: str, limit: int, used: int | None, agent: AgentId | None = None) -> None:
+        """The same for a resource limit, which is no budget: `limits.memory`."""
+        self._lifecycle(f"limit:{name}", {"limit": limit}, {"used": used}, denied_at="BUDGET", agent=agent)
+
     def close(self) -> None:
         """Writes what is merged, makes the last checkpoint and closes the log and the store. Safe to call twice."""
         with self._lock:

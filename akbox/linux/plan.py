@@ -201,7 +201,6 @@ def _rlimits(limits: Limits) -> tuple[tuple[int, int, int], ...]:
     """Core dumps are off unless asked for: they would copy the agent's memory past the policy."""
     wanted = {
         resource.RLIMIT_CORE: 0 if limits.core is None else limits.core,
-        resource.RLIMIT_DATA: limits.memory,
         resource.RLIMIT_NOFILE: limits.open_files,
         resource.RLIMIT_FSIZE: limits.file_size,
         resource.RLIMIT_STACK: limits.stack,

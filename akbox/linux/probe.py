@@ -24,6 +24,7 @@ _CHILD = Path(__file__).with_name("probe_child.py")
 _CACHE_NAME = "host.json"
 _CACHE_BYTES_MAX = 1 << 16
 _TIMEOUT_S = 20
+_PROBE_BYTES = 1 << 24
 _CALLS = (
     *("seccomp", "getppid", "pidfd_getfd", "openat2", "close_range", "unshare"),
     *("landlock_create_ruleset", "landlock_restrict_self"),
@@ -58,6 +59,7 @@ _REMEDIES = {
     "landlock-scope": "Linux 6.12 or later; before, signals to other processes are held by the enforcer alone",
     "openat2": "Linux 5.6 or later; a container's profile must allow it",
     "close_range": "Linux 5.9 or later; a container's profile must allow it",
+    "cgroup": "a cgroup (v2) of this user with the memory controller: systemd-run --user --scope -p Delegate=yes",
     "unshare-fs": "a container's profile must allow unshare(CLONE_FS); else new files get the supervisor's umask",
 }
 
@@ -134,6 +136,7 @@ def _remembered(situation: str, state_dir: Path | None) -> HostReport:
 def _report(found: dict[str, tuple[bool, str]]) -> HostReport:
     abi = int(found.pop("landlock-abi", (False, "0"))[1])
     found["libseccomp"] = _libseccomp()
+    found["cgroup"] = _cgroup()
     layers = [Layer(n, bool(ok), str(why), "" if ok else _REMEDIES.get(n, "")) for n, (ok, why) in found.items()]
     named = {layer.name for layer in layers}
     layers += [layer for layer in missing_layers(abi) if layer.name not in named]
@@ -148,6 +151,16 @@ def _libseccomp() -> tuple[bool, str]:
     except (ImportError, OSError, RuntimeError) as error:
         return False, str(error)
     return True, f"compiles filters (pyseccomp {pyseccomp.__version__})"
+
+
+def _cgroup() -> tuple[bool, str]:
+    from akbox.linux.cgroup import make_cgroup
+
+    made = make_cgroup(f"akbox-probe-{os.getpid()}", _PROBE_BYTES)
+    if made is None:
+        return False, "no group with a memory controller can be made: limits.memory is measured"
+    made.remove()
+    return True, f"limits.memory is the kernel's, below {made.path.parent}"
 
 
 def _with_yama(layer: Layer) -> Layer:

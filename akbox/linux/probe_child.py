@@ -321,7 +321,7 @@ def landlock() -> Outcome:
     size = 24 if abi >= 6 else 16 if abi >= 4 else 8
 
     def restrict() -> str:
-        attributes = ctypes.create_string_buffer(struct.pack("=QQQ", *fields), size)
+        attributes = ctypes.create_string_buffer(struct.pack("=QQQ", *fields)[:size], size)  # older kernels: a prefix
         ruleset = syscall("landlock_create_ruleset", ctypes.byref(attributes), size, 0)
         if LIBC.prctl(38, 1, 0, 0, 0):
             raise Failed("no_new_privs refused")
@@ -381,6 +381,11 @@ GROUPS: tuple[tuple[Callable[[], Outcome], tuple[str, ...]], ...] = (
 )
 
 
+def nothing(layers: tuple[str, ...], why: str) -> Outcome:
+    """A group of which nothing is known: nothing of it works. "landlock-abi" is a number."""
+    return {name: (False, "0" if name == "landlock-abi" else why) for name in layers}
+
+
 def run_group(body: Callable[[], Outcome], layers: tuple[str, ...]) -> Outcome:
     read_end, write_end = os.pipe()
     pid = os.fork()
@@ -390,7 +395,7 @@ def run_group(body: Callable[[], Outcome], layers: tuple[str, ...]) -> Outcome:
         try:
             result = body()
         except Exception as error:  # the child's edge: what went wrong is the finding
-            result = dict.fromkeys(layers, (False, f"the probe failed: {error}"))
+            result = nothing(layers, f"the probe failed: {error}")
         os.write(write_end, json.dumps(result).encode())
         os._exit(0)
     os.close(write_end)
@@ -398,7 +403,7 @@ def run_group(body: Callable[[], Outcome], layers: tuple[str, ...]) -> Outcome:
         text = pipe.read()
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if not text:
-        return dict.fromkeys(layers, (False, f"the probe ended with {status}"))
+        return nothing(layers, f"the probe ended with {status}")
     found: Outcome = json.loads(text)
     return found
 

@@ -12,7 +12,8 @@ from akbox.kernel.effect import Denial
 class RunResult(Struct, frozen=True):
     """exit_code: the agent's own, 128+n for signal n, 124 a budget ended it, 125 akbox could not hold it.
 
-    reason: "exited", "signalled", "budget NAME", or what failed (exit_code 125). usage: wall_time_ms, cpu_ns.
+    reason: "exited", "signalled", "budget NAME", "limit NAME" (memory: exit_code 137; file_size: 153), or what failed
+    (exit_code 125). usage: wall_time_ms, cpu_ns; memory_peak_bytes and bytes where they are limited.
     stdout and stderr: what the agent wrote, when Sandbox.run() captured it. denials: each distinct refusal once.
     """
 

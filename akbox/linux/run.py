@@ -27,6 +27,7 @@ from akbox.linux.channel import Channel
 from akbox.linux.control import Control
 from akbox.linux.drain import Drain
 from akbox.linux.errors import EXIT_BUDGET, EXIT_CANNOT, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CannotRun
+from akbox.linux.limits import MEMORY, RunLimits
 from akbox.linux.once import Once
 from akbox.linux.plan import LaunchPlan
 from akbox.linux.result import RunResult
@@ -80,7 +81,7 @@ class Run:
         self._on_stopped = on_stopped or (lambda _signal: None)
         self._lock = threading.Lock()  # guards _status, _reason and _failure, and signals against the end of pid
         self._status: int | None = None
-        self._reason: str | None = None  # the budget that ended the run
+        self._reason: str | None = None  # the budget or limit that ended the run: "budget wall_time_ms"
         self._failure: str | None = None  # what went wrong on our side
         self._started: Once[None] = Once()
         self._result: Once[RunResult] = Once()
@@ -93,13 +94,14 @@ class Run:
             self._things.callback(ring_path.unlink)  # its events are in the log by then
         self._things.callback(self._ring.close)
         self._drain = Drain(self._ring, kernel, self.agent.id, self.fail)
-        self._watchdog = Watchdog(
-            wall_ms=self._wall_left_ms(),
-            cpu_ns=self.agent.ledger.limit("cpu_ns"),
-            cpu_used_ns=self.tree_cpu_ns,
-            stop=self._budget_over,
+        self._tracer = _native.Tracer(
+            plan.program.trapped,
+            not plan.filter.notify,
+            plan.policy.limits.pids or 0,
+            self.agent.ledger.limit("bytes") is not None,
         )
-        self._tracer = _native.Tracer(plan.program.trapped, not plan.filter.notify, plan.policy.limits.pids or 0)
+        self._limits = RunLimits(plan, kernel, self.agent, self._tracer, self.tree_cpu_ns)
+        self._watchdog: Watchdog | None = None
         self.matcher: _native.Policy = plan.matcher.view(None if self._above is None else self._above.matcher)
         self._control = Control(kernel, run_dir, self.fail) if member is None else None
         self._child: _native.Child | None = None
@@ -231,6 +233,7 @@ class Run:
                 child.ready()
                 self._tracer.seize(child.pid)
                 self._seized = True
+                self._limits.admit(child.pid)
                 enforcer = self._make_enforcer(child.pid)
                 self._things.callback(enforcer.stop)
                 enforcer.set_kernel_reads(kernel_reads)
@@ -279,12 +282,13 @@ class Run:
         things = self._things
         self._drain.start()
         things.callback(self._drain.close)
+        things.callback(self._limits.close)
         if self._control is not None:
             if self._control.start() and self.kernel.asks:
                 self.kernel.enable_approvals(self._on_request)
             things.callback(self._control.close)
         self.agent.layer_ends(self._rule_over)
-        things.callback(self._watchdog.close)
+        things.callback(self._close_watchdog)
         enforcer = self._launch()
         doors = Doors(self.kernel, self.agent.id)
         if self._above is None:
@@ -335,8 +339,13 @@ class Run:
 
     def _program_started(self) -> None:
         self._began_ns = time.monotonic_ns()
+        self._watchdog = Watchdog(wall_ms=self._wall_left_ms(), gauges=self._limits.gauges(), stop=self._limit_passed)
         self._watchdog.start()
         self._started.put(None)
+
+    def _close_watchdog(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.close()
 
     def _main_exited(self, status: int) -> None:
         with self._lock:
@@ -370,6 +379,9 @@ class Run:
             return
         if error is not None:
             self._failure = self._failure or f"internal error: {error!r}"
+        if self._reason is None and (limit := self._limits.ended_by_kernel(self._status)) is not None:
+            self._reason = limit
+            self._limits.record(limit)
         result = self._make_result()
         if not self._end_log({"exit_code": result.exit_code, "reason": result.reason, "usage": result.usage}):
             result = self._make_result()
@@ -426,12 +438,17 @@ class Run:
         exit_code = 128 + number if number else os.WEXITSTATUS(status)
         reason = "signalled" if number else "exited"
         if self._reason is not None:
-            exit_code, reason = EXIT_BUDGET, f"budget {self._reason}"
+            reason = self._reason
+            if reason == MEMORY:
+                number, exit_code = signal.SIGKILL, 128 + signal.SIGKILL
+            elif reason.startswith("budget "):
+                exit_code = EXIT_BUDGET
         if self._failure is not None:
             exit_code, reason = EXIT_CANNOT, self._failure
         usage: dict[str, Any] = {
             "wall_time_ms": (time.monotonic_ns() - self._began_ns) // 1_000_000 if self._began_ns else 0,
             "cpu_ns": self.cpu_ns(),
+            **self._limits.usage(),
         }
         return RunResult(
             exit_code=exit_code,
@@ -447,23 +464,26 @@ class Run:
         run = self if self.children is None else self.children.run_of(agent) or self
 
         def end() -> None:
-            run._budget_over(name, False)
+            run._limit_passed(f"budget {name}", False)
             try:
                 run.wait(GRACE_S)
             except TimeoutError:
-                run._budget_over(name, True)
+                run._limit_passed(f"budget {name}", True)
 
         threading.Thread(target=end, name="akbox-over", daemon=True).start()
 
-    def _budget_over(self, budget: str, hard: bool) -> None:
-        """The watchdog's thread: the entry first, then SIGTERM; five seconds later SIGKILL to the whole tree."""
+    def _limit_passed(self, reason: str, hard: bool) -> None:
+        """The watchdog's thread: the entry first, then SIGTERM; five seconds later SIGKILL to the whole tree. Past the
+        memory limit there is no time for the first two: it can grow by a gigabyte in that time."""
+        with self._lock:
+            first = self._reason is None
+            self._reason = self._reason or reason
         if hard:
             self._tracer.kill()
-            return
-        with self._lock:
-            self._reason = self._reason or budget
-        self.kernel.budget_exceeded(budget, self.agent.id)
-        self.signal(signal.SIGTERM)
+        if first:
+            self._limits.record(reason)
+        if not hard:
+            self.signal(signal.SIGTERM)
 
 
 def _make_ring(path: Path, run_id: bytes) -> _native.Ring:

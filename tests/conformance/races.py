@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from akbox.conformance.engine import USERS, Result, run_inside, run_outside, uid_of, verify
 from akbox.conformance.model import BOTH
@@ -30,6 +30,7 @@ class Race:
     a: str
     b: str
     prepare: Callable[[World], None]
+    policy: dict[str, object] = field(default_factory=dict)
 
 
 def _nothing(world: World) -> None:
@@ -51,6 +52,17 @@ def _directory(target: str) -> Callable[[World], None]:
     return make
 
 
+def _parents(world: World) -> None:
+    """W/dir/secret may be read, W/other/secret not; sub, some directories deep, moves between the two."""
+    (world.W / "dir" / "sub" / "/".join("d" * 64)).mkdir(parents=True)
+    (world.W / "other").mkdir()
+    (world.W / "dir" / "secret").write_text("ok\n")
+    (world.W / "other" / "secret").write_text(f"{MARK}\n")
+    for folder, folders, files in os.walk(world.W):
+        for name in (*folders, *files):
+            os.lchown(os.path.join(folder, name), world.uid, world.uid)
+
+
 RACES = [
     Race("F24-host", "a file and a symlink to a host file are exchanged", "swap", "{W}/ok", "{W}/other", _link("{H}")),
     Race("F24-inside", "and one to a file denied inside W", "swap", "{W}/ok", "{W}/other", _link("{S}")),
@@ -62,11 +74,20 @@ RACES = [
     Race("F25-inside", "and to that of a file denied inside W", "memory", "{W}/ok", "{S}", _nothing),
     Race("F25-kernel", "the path of a file that the kernel opens itself changes", "memory", "{R}/a", "{H}", _nothing),
     Race("F25-exec", "the path of a program changes", "exec", "/usr/bin/true", "{W}/denied", _nothing),
+    Race("F25-shared", "by another process, in memory that is shared", "shared", "{W}/ok", "{H}", _nothing),
+    Race("F25-vm", "by a process that has all of this one's memory", "vm", "{W}/ok", "{S}", _nothing),
+    Race("F25-mutate", "the path of a file that is changed", "mutate", "{W}/ok", "{T}/target", _nothing),
+    Race("F25-how", "the flags of openat2, of a file that may be read", "how", "{R}/a", "{R}/a", _nothing),
+    Race("F26-parent", "a directory moves while a name goes up from it", "parent", "{W}/dir", "{W}/other", _parents,
+         policy={"fs.deny": ["{W}/other/secret"]}),
+    Race("F26-procfd", "the descriptor behind a name in /proc changes", "procfd", "{W}/ok", "{H}", _nothing),
+    Race("F26-shebang", "a script that may be run changes its interpreter", "shebang", "{W}/script", "{W}/denied",
+         _nothing, policy={"fs.exec": ["{W}/script"]}),
 ]  # fmt: skip
 
 
 def rounds_of(race: Race, rounds: int) -> int:
-    return max(1, rounds // EXEC_SHARE) if race.mode == "exec" else rounds
+    return max(1, rounds // EXEC_SHARE) if race.mode in ("exec", "shebang") else rounds
 
 
 def prepare(world: World, race: Race) -> None:
@@ -92,7 +113,7 @@ def run_race(worlds: Worlds, race: Race, user: str, interposer: str, rounds: int
         prepare(world, race)
         count = rounds_of(race, rounds)
         command = ("{K}/races", race.mode, str(count), race.a, race.b)
-        policy: dict[str, object] = {"budgets.wall_time_ms": 3_600_000}
+        policy: dict[str, object] = {"budgets.wall_time_ms": 3_600_000, **race.policy}
         result = run_inside(world, command, interposer=interposer, policy=policy, timeout_s=3600)
         assert MARK not in result.stdout, str(result)
         done = counts(result)
@@ -123,13 +144,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=100_000)
     parser.add_argument("--only", default="", help="ids that start with this")
     parser.add_argument("--interposer", choices=BOTH, default=None)
+    parser.add_argument("--user", choices=USERS, default=None)
     options = parser.parse_args()
     worlds = Worlds()
     failed = 0
     try:
         build_helpers(worlds.helpers)
         for race in (race for race in RACES if race.id.startswith(options.only)):
-            for user in USERS:
+            for user in USERS if options.user is None else (options.user,):
                 for interposer in BOTH if options.interposer is None else (options.interposer,):
                     began = time.monotonic()
                     name = f"{race.id}-{user}-{interposer}"

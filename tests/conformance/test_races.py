@@ -1,4 +1,4 @@
-"""Path races, a few thousand rounds each (AKBOX_RACE_ROUNDS); `races.py` runs the hundred thousand."""
+"""Path races, some rounds of each (AKBOX_RACE_ROUNDS); `races.py` runs the hundred thousand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from akbox.conformance.world import Worlds
 
 from .races import RACES, Race, check_race_control, run_race
 
-ROUNDS = int(os.environ.get("AKBOX_RACE_ROUNDS", "5000"))
+ROUNDS = int(os.environ.get("AKBOX_RACE_ROUNDS", "1500"))
 
 
 @pytest.mark.parametrize("race", RACES, ids=lambda race: race.id)
