@@ -95,7 +95,7 @@ def test_the_wheel_holds_what_a_run_needs(tmp_path: Path) -> None:
     """policies/ and the SDK lie where akbox.resources looks for them, and nothing of the workshop is in the wheel."""
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("akbox", "native", "policies", "sdk", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("akbox", "native", "policies", "sdk", "scripts", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
         (source / name).symlink_to(ROOT / name)
     target = tmp_path / "lib"
     subprocess.run(
