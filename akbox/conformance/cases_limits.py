@@ -94,12 +94,12 @@ TIMES = [
          sh("i=0; while [ $i -lt 400 ]; do /usr/bin/python3 -I -c 'sum(range(300000))'; i=$((i+1)); done"),
          Expect(exit=SPENT, entry=Entry(target="run:budget:cpu_ns")), control=None,
          policy={"budgets.cpu_ns": 500_000_000}, check=_reason("budget cpu_ns"), timeout_s=60),
-    Case("L07-bytes", "bytes read and written",
+    Case("L07-io", "bytes read and written",
          sh("i=0; while [ $i -lt 400 ]; do head -c 1000000 /dev/zero > /dev/null; i=$((i+1)); done; echo all of it"),
-         Expect(exit=SPENT, entry=Entry(target="run:budget:bytes")), Control(stdout="all of it"),
-         policy={"budgets.bytes": 20_000_000}, check=_reason("budget bytes"), timeout_s=60),
-    Case("L07-bytes-enough", "less than that", sh("head -c 1000000 /dev/zero | wc -c"), ok("1000000"),
-         policy={"budgets.bytes": 20_000_000}),
+         Expect(exit=SPENT, entry=Entry(target="run:limit:io_bytes")), Control(stdout="all of it"),
+         policy={"limits.io_bytes": 20_000_000}, check=_reason("limit io_bytes"), timeout_s=60),
+    Case("L07-io-enough", "less than that", sh("head -c 1000000 /dev/zero | wc -c"), ok("1000000"),
+         policy={"limits.io_bytes": 20_000_000}),
 ]  # fmt: skip
 
 OPEN_UNTIL = (

@@ -6,7 +6,7 @@
 | `limits.pids` | the tracer (native/tracer.c) | EAGAIN |
 | `limits.open_files`, `.file_size` | setrlimit(2), hard too: the run cannot raise it | EMFILE, SIGXFSZ or EFBIG |
 | `limits.core`, `limits.stack` | the same | no core file, SIGSEGV |
-| `budgets.wall_time_ms`, `.cpu_ns`, `.bytes` | the watchdog | SIGTERM, SIGKILL after 5 s, exit code 124 |
+| `limits.io_bytes`, `budgets.wall_time_ms`, `.cpu_ns` | the watchdog | SIGTERM, SIGKILL after 5 s, exit code 124 |
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from akbox.linux.watchdog import Counter, Gauge
 
 if TYPE_CHECKING:
     from akbox.kernel.agents import Agent
-    from akbox.kernel.budget import Ledger
     from akbox.kernel.kernel import Kernel
     from akbox.linux.cgroup import Cgroup
     from akbox.linux.footprint import Footprint
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
 MEMORY = "limit memory"
 FILE_SIZE = "limit file_size"
+IO_BYTES = "limit io_bytes"
 WRITE = 2
 _FILL_BYTES_S = 4 << 30  # how fast a tree can take memory: one look in this time at least
 _PAUSES_S = (0.02, 0.25)
@@ -63,13 +63,13 @@ class MeasuredMemory:
 
 
 class IoBytes:
-    """budgets.bytes: what all tasks read and wrote, charged to the ledger."""
+    """limits.io_bytes: what all tasks read and wrote."""
 
-    reason = "budget bytes"
+    reason = IO_BYTES
     patient = True
 
-    def __init__(self, ledger: Ledger, tracer: _native.Tracer) -> None:
-        self._ledger = ledger
+    def __init__(self, limit: int, tracer: _native.Tracer) -> None:
+        self._limit = limit
         self._tracer = tracer
         self._seen = 0  # at the last look
         self._lost = 0  # of tasks that left no trace: killed, or ended by another thread's exec
@@ -77,12 +77,11 @@ class IoBytes:
 
     def passed(self) -> bool:
         sum_now = self._tracer.io_bytes()
-        if sum_now is None:
-            return False
-        self._lost += max(0, self._seen - sum_now)
-        self._seen = sum_now
-        more, self.total = sum_now + self._lost - self.total, sum_now + self._lost
-        return not self._ledger.charge("bytes", more)
+        if sum_now is not None:
+            self._lost += max(0, self._seen - sum_now)
+            self._seen = sum_now
+            self.total = sum_now + self._lost
+        return self.total >= self._limit
 
     def pause_s(self) -> float:
         return 0.05
@@ -101,7 +100,7 @@ class RunLimits:
         self._cpu_used_ns = cpu_used_ns
         self._cgroup: Cgroup | None = None
         self._memory: MeasuredMemory | None = None
-        self._io = IoBytes(agent.ledger, tracer) if agent.ledger.limit("bytes") is not None else None
+        self._io = None if self._limits.io_bytes is None else IoBytes(self._limits.io_bytes, tracer)
         self._plan = plan
         self._tracer = tracer
         self._peak: int | None = None  # these two: of the cgroup, once it is gone
@@ -165,7 +164,7 @@ class RunLimits:
         if kind == "budget":
             self._kernel.budget_exceeded(name, self._agent.id)
             return
-        used = self.usage().get("memory_peak_bytes") if reason == MEMORY else None
+        used = self.usage().get({"memory": "memory_peak_bytes"}.get(name, name))
         self._kernel.limit_exceeded(name, getattr(self._limits, name), used, self._agent.id)
 
     def usage(self) -> dict[str, int]:
@@ -175,5 +174,5 @@ class RunLimits:
         if peak is not None:
             found["memory_peak_bytes"] = peak
         if self._io is not None:
-            found["bytes"] = self._io.total
+            found["io_bytes"] = self._io.total
         return found

@@ -27,7 +27,7 @@ from akbox.linux.channel import Channel
 from akbox.linux.control import Control
 from akbox.linux.drain import Drain
 from akbox.linux.errors import EXIT_BUDGET, EXIT_CANNOT, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CannotRun
-from akbox.linux.limits import MEMORY, RunLimits
+from akbox.linux.limits import IO_BYTES, MEMORY, RunLimits
 from akbox.linux.once import Once
 from akbox.linux.plan import LaunchPlan
 from akbox.linux.result import RunResult
@@ -98,7 +98,7 @@ class Run:
             plan.program.trapped,
             not plan.filter.notify,
             plan.policy.limits.pids or 0,
-            self.agent.ledger.limit("bytes") is not None,
+            plan.policy.limits.io_bytes is not None,
         )
         self._limits = RunLimits(plan, kernel, self.agent, self._tracer, self.tree_cpu_ns)
         self._watchdog: Watchdog | None = None
@@ -441,7 +441,7 @@ class Run:
             reason = self._reason
             if reason == MEMORY:
                 number, exit_code = signal.SIGKILL, 128 + signal.SIGKILL
-            elif reason.startswith("budget "):
+            elif reason.startswith("budget ") or reason == IO_BYTES:
                 exit_code = EXIT_BUDGET
         if self._failure is not None:
             exit_code, reason = EXIT_CANNOT, self._failure

@@ -129,6 +129,7 @@ class Limits(Section, frozen=True):
     file_size: Bytes | None = None
     core: Bytes | None = None
     stack: Bytes | None = None
+    io_bytes: Bytes | None = None
 
 
 class Budgets(Section, frozen=True):
