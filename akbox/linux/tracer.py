@@ -30,7 +30,7 @@ _MAX_WAITING = 256
 _POLL_S = 0.002
 
 
-class Waiting(Struct):
+class Waiting(Struct, eq=False):
     """A call that another thread serves; `answer` when it has."""
 
     tid: int
@@ -153,7 +153,8 @@ class TraceLoop(Struct):
         done = [c for c in self.waiting if c.answer is not None]
         if not done:
             time.sleep(_POLL_S)
-        self.waiting = [c for c in self.waiting if c.answer is None]
+            return True
+        self.waiting = [c for c in self.waiting if c not in done]
         for c in done:
             assert c.answer is not None
             value = self._deliver(c.tid, c.answer, resp=c.arguments[3], capacity=c.arguments[4])
