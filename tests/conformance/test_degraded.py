@@ -10,9 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from .engine import USERS, Result, akbox_command, execute, logs, policy_text, run_outside, uid_of, verify
-from .model import py
-from .world import World, Worlds
+from akbox.conformance.engine import (
+    USERS,
+    Result,
+    akbox_command,
+    execute,
+    logs,
+    policy_text,
+    run_outside,
+    uid_of,
+    verify,
+)
+from akbox.conformance.model import py
+from akbox.conformance.world import World, Worlds
 
 ABIS = (1, 2, 3, 4, 5, 6)
 HERE = Path(__file__).parent

@@ -1,4 +1,5 @@
-"""Limits: memory, processes, time, bytes, files (L01-L11). The cases are in cases_limits.py."""
+"""Limits that take more than a command to see: the host beside a fork bomb, floods of output, daemons at the end of
+time (L05, L07, L10). The other cases are in akbox/conformance/cases_limits.py and cases_life.py."""
 
 from __future__ import annotations
 
@@ -11,37 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from .cases_limits import CASES
-from .engine import (
+from akbox.conformance.cases_life import state
+from akbox.conformance.engine import (
     USERS,
     akbox_command,
     as_user,
-    check_case,
-    check_control,
-    controls,
     environment,
     execute,
-    label,
-    parameters,
     policy_text,
     run_inside,
     uid_of,
     verify,
 )
-from .model import BOTH, Case, py
-from .test_lifecycle import state
-from .world import Worlds
-
-
-@pytest.mark.parametrize("case", controls(CASES), ids=lambda case: case.id)
-def test_control(worlds: Worlds, case: Case) -> None:
-    check_control(worlds, case)
-
-
-@pytest.mark.parametrize("parameter", parameters(CASES), ids=label)
-def test_case(worlds: Worlds, parameter: tuple[Case, str, str]) -> None:
-    check_case(worlds, *parameter)
-
+from akbox.conformance.model import BOTH, py
+from akbox.conformance.world import Worlds
 
 DAEMON = (
     "import os, time\nr, w = os.pipe()\nif os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n"

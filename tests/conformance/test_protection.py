@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from .engine import (
+from akbox.conformance.cases_life import state
+from akbox.conformance.engine import (
     USERS,
     Result,
     akbox_command,
@@ -23,9 +24,8 @@ from .engine import (
     uid_of,
     verify,
 )
-from .model import BOTH, py
-from .test_lifecycle import state
-from .world import MARK, World, Worlds
+from akbox.conformance.model import BOTH, py
+from akbox.conformance.world import MARK, World, Worlds
 
 # What each attempt on process P came to. Numbers are x86-64's. None of them changes a process that allows it.
 ATTEMPTS = """
