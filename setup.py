@@ -13,8 +13,17 @@ from setuptools.command.build_py import build_py
 # A user's newer compiler must not break an install: warnings are errors in this project's own checks only.
 FLAGS = ["-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-fstack-protector-strong", "-D_FORTIFY_SOURCE=2"]
 FLAGS.append("-D_GNU_SOURCE")
+LINK = ["-pthread", "-Wl,-z,relro,-z,now"]
 if os.environ.get("AKBOX_WERROR"):
     FLAGS.append("-Werror")
+if os.environ.get("AKBOX_SANITIZE"):  # tests/unit/test_sanitizers.py
+    FLAGS += [
+        "-U_FORTIFY_SOURCE",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        "-fno-omit-frame-pointer",
+    ]
+    LINK += ["-fsanitize=address,undefined"]
 
 SHIPPED = ("policies", "sdk/python", "scripts/verify-log")
 
@@ -45,7 +54,7 @@ setup(
             depends=sorted(str(p) for p in Path("native").glob("*.h")),
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             extra_compile_args=FLAGS,
-            extra_link_args=["-pthread", "-Wl,-z,relro,-z,now"],
+            extra_link_args=LINK,
             py_limited_api=True,
         )
     ],

@@ -55,13 +55,24 @@ def scan(path: str | os.PathLike[str]) -> Iterator[Scanned]:
                 entry = _parse(line)
                 if run and entry.run != run.hex():
                     raise _Bad("belongs to another run")
-                run = bytes.fromhex(entry.run)
+                run = _identity(entry.run)
                 this = _check(line, entry, seq, run, prev)
             except (_Bad, CanonicalError) as error:
                 yield Scanned(seq, len(line), run, problem=str(error))
                 return
             yield Scanned(seq, len(line), run, this)
             prev = this
+
+
+def _identity(text: str) -> bytes:
+    """16 bytes as hex, exactly: bytes.fromhex() alone also takes blanks and capitals."""
+    try:
+        identity = bytes.fromhex(text)
+    except ValueError:
+        raise _Bad("an identity is no hexadecimal number") from None
+    if identity.hex() != text or len(identity) != 16:
+        raise _Bad("an identity is not 32 hexadecimal digits")
+    return identity
 
 
 def verify(

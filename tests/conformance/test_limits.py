@@ -1,4 +1,5 @@
-"""Limits (L05, L07, L10) that take more than a case of the kit to see; the others are in cases_limits.py."""
+"""Limits that take more than a command to see: the host beside a fork bomb, floods of output, daemons at the end of
+time (L05, L07, L10). The other cases are in akbox/conformance/cases_limits.py and cases_life.py."""
 
 from __future__ import annotations
 

@@ -71,6 +71,14 @@ def test_a_good_log(made: Path, tmp_path: Path) -> None:
     assert both(made, b"", tmp_path, checkpoints=False) == (True, None, "")
 
 
+@pytest.mark.parametrize("other", [b" ", b"x", b"A"])
+def test_an_identity_that_is_no_hexadecimal_number(made: Path, tmp_path: Path, other: bytes) -> None:
+    """Found by scripts/fuzz logs: it was an error of the verifier instead of the log."""
+    data = (made / "audit.jsonl").read_bytes()
+    at = data.index(b'"run":"') + len(b'"run":"') + 3
+    assert both(made, data[:at] + other + data[at + 1 :], tmp_path)[:2] == (False, 1)
+
+
 DAMAGE: list[tuple[str, Callable[[list[bytes]], list[bytes]], int, str]] = [
     ("swap", lambda x: [*x[:4], x[5], x[4], *x[6:]], 5, "missing"),
     ("delete", lambda x: [*x[:4], *x[5:]], 5, "missing"),
