@@ -39,6 +39,23 @@ static int connect_now(const struct ak_socket *s, const struct sockaddr_storage 
 	return r;
 }
 
+/* The first attempt. A server of our own takes only connections that were led to it. */
+static int connect_first(struct ak_call *c, const struct ak_socket *s, const struct ak_peer *p)
+{
+	struct sockaddr_storage own;
+	socklen_t len = sizeof own;
+	if (!p->led_tcp)
+		return connect_now(s, &p->addr, p->len);
+	ak_led_lock(c->enforcer->net_names);
+	int r = connect_now(s, &p->addr, p->len);
+	if ((r == 0 || r == -EINPROGRESS) && getsockname(s->fd, (struct sockaddr *)&own, &len) == 0) {
+		const struct sockaddr_in *in = (const struct sockaddr_in *)&own;        /* the port is at the same place in both */
+		ak_led_tcp(c->enforcer->net_names, ntohs(in->sin_port), &p->led);
+	}
+	ak_led_unlock(c->enforcer->net_names);
+	return r;
+}
+
 /* The wait of a blocking connect: over when it is made or refused, SO_SNDTIMEO has passed, or a signal is due. */
 static int connect_and_wait(struct ak_call *c, const struct ak_socket *s, const struct ak_peer *p)
 {
@@ -46,7 +63,7 @@ static int connect_and_wait(struct ak_call *c, const struct ak_socket *s, const 
 	bool started = false;
 	ak_wait_begin(&w, s->fd, SO_SNDTIMEO);
 	for (;;) {
-		int r = connect_now(s, &p->addr, p->len);
+		int r = started ? connect_now(s, &p->addr, p->len) : connect_first(c, s, p);
 		if (r == -EISCONN && started)
 			return 0;
 		if (r != -EINPROGRESS && r != -EALREADY && r != -EAGAIN)
@@ -75,7 +92,7 @@ static int connect_judged(struct ak_call *c, const struct ak_socket *s, const st
 	else if (connect_may_wait(s))
 		r = connect_and_wait(c, s, &p);
 	else
-		r = connect(s->fd, (const struct sockaddr *)&p.addr, p.len) < 0 ? -errno : 0;
+		r = connect_first(c, s, &p);
 	r = ak_peer_record(c, AK_OP_CONNECT, &p, r);
 	ak_peer_close(&p);
 	return r;
@@ -290,5 +307,8 @@ const struct ak_handler_entry ak_net_handlers[] = {
 	{SYS_sendto, ak_call_sendto},
 	{SYS_sendmsg, ak_call_sendmsg},
 	{SYS_sendmmsg, ak_call_sendmmsg},
+	{SYS_recvfrom, ak_call_recvfrom},
+	{SYS_recvmsg, ak_call_recvmsg},
+	{SYS_recvmmsg, ak_call_recvmmsg},
 	{-1, NULL},
 };

@@ -18,6 +18,7 @@
 #include <linux/netlink.h>
 
 #include "abstract.h"
+#include "enforcer.h"
 
 #define SIN6_LEN_MIN 24                 /* RFC 2133: without the scope id */
 #define PATH_AT offsetof(struct sockaddr_un, sun_path)
@@ -73,7 +74,7 @@ int ak_peer_record(struct ak_call *c, uint16_t op, const struct ak_peer *p, int 
 	if (!p->record)
 		return result;
 	int error = ak_record(c, op, p->error ? AK_DENY : AK_ALLOW, 0, p->verdict.rule, 0, result < 0 ? -result : 0, p->port,
-			      p->target, NULL);
+			      p->target, p->target2[0] ? p->target2 : NULL);
 	return error < 0 ? error : result;
 }
 
@@ -85,6 +86,57 @@ static int transport(const struct ak_socket *s)
 	if (s->type == SOCK_STREAM && s->protocol == IPPROTO_TCP)
 		return AK_TCP;
 	return s->type == SOCK_DGRAM && s->protocol == IPPROTO_UDP ? AK_UDP : -1;
+}
+
+uint64_t ak_socket_inode(const struct ak_socket *s)
+{
+	struct stat st;
+	return fstat(s->fd, &st) == 0 ? st.st_ino : 0;
+}
+
+/* deny > ask > allow > no rule at all. */
+static int weight(struct ak_verdict v)
+{
+	if (v.rule == AK_NO_RULE)
+		return 0;
+	return v.decision == AK_ALLOW ? 1 : v.decision == AK_ASK ? 2 : 3;
+}
+
+/* What the names say that the address was handed out for. An address that no rule is about is called by its name, so that
+ * the entry says what a rule would have to say. */
+static void judge_by_name(struct ak_call *c, const struct ak_socket *s, const char *kind, const uint8_t *ip, size_t ip_len,
+			  struct ak_peer *p)
+{
+	char name[AK_HOST_MAX + 1];
+	struct ak_verdict v = ak_pins_judge(c->enforcer->net_names, (enum ak_net_proto)transport(s), ip, ip_len,
+					    (uint16_t)p->port, name);
+	if (!name[0] || weight(v) < weight(p->verdict) || (weight(p->verdict) && weight(v) == weight(p->verdict)))
+		return;
+	p->verdict = v;
+	snprintf(p->target2, sizeof p->target2, "%.*s", (int)sizeof p->target2 - 1, p->target);
+	snprintf(p->target, sizeof p->target, "%sdns:%s:%u", kind, name, (unsigned)p->port);
+}
+
+/* A query goes to the supervisor, whatever resolver it was meant for. */
+static void lead_to_dns(struct ak_call *c, const struct ak_socket *s, struct ak_peer *p)
+{
+	struct ak_led led = {.meant = p->addr, .meant_len = p->len, .tgid = ak_call_tgid(c), .tid = c->stop->tid, .nr = c->stop->nr};
+	uint64_t inode = ak_socket_inode(s);
+	bool udp = transport(s) == AK_UDP;
+	if (inode == 0 || !ak_lead_to_dns(c->enforcer->net_names, udp ? AK_UDP : AK_TCP, &p->addr, &p->len))
+		return;
+	if (udp)
+		ak_led_udp(c->enforcer->net_names, inode, &led);
+	p->led_tcp = !udp;
+	p->led = led;
+	p->verdict = (struct ak_verdict){.rule = AK_NO_RULE, .decision = AK_ALLOW};
+	snprintf(p->target2, sizeof p->target2, "akbox:dns");
+}
+
+static bool is_unspecified(const uint8_t *ip, size_t len)
+{
+	static const uint8_t none[16];
+	return memcmp(ip, none, len) == 0;
 }
 
 static void judge_ip(struct ak_call *c, const struct ak_socket *s, enum ak_net_op op, const uint8_t *ip, size_t ip_len,
@@ -107,6 +159,15 @@ static void judge_ip(struct ak_call *c, const struct ak_socket *s, enum ak_net_o
 	p->record = true;
 	if (transport(s) >= 0)
 		p->verdict = ak_policy_net(c->config->policy, op, (enum ak_net_proto)transport(s), ip, ip_len, port);
+	if (transport(s) >= 0 && op == AK_NET_CONNECT && c->enforcer->net_names) {
+		if (port == AK_DNS_PORT && weight(p->verdict) < 2)
+			lead_to_dns(c, s, p);
+		else
+			judge_by_name(c, s, kind, ip, ip_len, p);
+	}
+	if (transport(s) >= 0 && op == AK_NET_BIND && port == 0 && c->enforcer->net_names && p->verdict.rule == AK_NO_RULE &&
+	    is_unspecified(ip, ip_len))
+		p->verdict.decision = AK_ALLOW; /* as the first send or connect would; resolvers bind before they ask */
 	p->error = p->verdict.decision == AK_ALLOW ? 0 : EACCES;
 }
 
@@ -255,7 +316,9 @@ static int judge_peer(struct ak_call *c, const struct ak_socket *s, enum ak_net_
 	p->error = 0;
 	p->verdict = (struct ak_verdict){.rule = AK_NO_RULE};
 	p->port = 0;
+	p->led_tcp = false;
 	p->target[0] = 0;
+	p->target2[0] = 0;
 	switch (s->domain) {
 	case AF_INET:
 	case AF_INET6:

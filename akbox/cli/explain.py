@@ -85,6 +85,7 @@ def _filter_plan(compiled: CompiledPolicy) -> dict[str, list[str]]:
         strict_metadata=compiled.fs_metadata == "strict",
         reads_in_kernel=compiled.audit.level == "writes" and reads_hold(compiled, landlock),
         listings_in_kernel=listings_hold(compiled, landlock),
+        names=compiled.names,
     )
     judged, partly, refused, allowed = "judged by the supervisor", "refused for some arguments", "refused", "allowed"
     kinds: dict[str, list[str]] = {judged: [], partly: [], refused: [], allowed: []}

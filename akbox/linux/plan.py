@@ -102,6 +102,8 @@ def make_plan(request: Request) -> LaunchPlan:
     listings_in_kernel = not request.inner and host.landlock and listings_hold(policy, landlock, compiled.rights)
     if reads_in_kernel:
         landlock = compiled.landlock_for_reads
+    if policy.names:
+        _check_resolver()
     plan = FilterPlan(
         arch=os.uname().machine,
         strict_metadata=request.strict or policy.fs_metadata == "strict",
@@ -111,6 +113,7 @@ def make_plan(request: Request) -> LaunchPlan:
         notify=host.notify,
         landlock=host.landlock,
         signals_scoped=host.signals_scoped,
+        names=policy.names,
     )
     env, removed = build_environment(
         request.env,
@@ -195,6 +198,15 @@ def _enforcer_flags(plan: FilterPlan, host: Host) -> int:
     if host.fds_by_pidfd:
         flags |= _native.FLAG_FDS_BY_PIDFD
     return flags
+
+
+def _check_resolver() -> None:
+    from akbox.linux.resolvers import VARIABLE, servers
+
+    try:
+        servers(os.environ)
+    except ValueError as error:
+        raise CannotRun(str(error), f"or unset {VARIABLE}: then the host's resolv.conf says whom to ask") from error
 
 
 def _rlimits(limits: Limits) -> tuple[tuple[int, int, int], ...]:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from akbox.kernel.agents import Agent
     from akbox.kernel.approvals import Request
     from akbox.linux.children import Children, Member
+    from akbox.linux.dns_server import DnsServer
     from akbox.linux.ptrace_calls import PtraceCalls
 
 PR_SET_DUMPABLE = 4
@@ -105,6 +106,7 @@ class Run:
         self.matcher: _native.Policy = plan.matcher.view(None if self._above is None else self._above.matcher)
         self._control = Control(kernel, run_dir, self.fail) if member is None else None
         self._child: _native.Child | None = None
+        self._dns: DnsServer | None = None  # when the policy has rules on names
         self._seized = False
         self._began_ns = 0
         # Of ended child agents, and of an earlier supervisor of this run; guarded by _lock:
@@ -237,6 +239,9 @@ class Run:
                 enforcer = self._make_enforcer(child.pid)
                 self._things.callback(enforcer.stop)
                 enforcer.set_kernel_reads(kernel_reads)
+                if self._dns is not None:
+                    enforcer.use_names(self._dns.names)
+                    self._dns.start()
                 listener = child.go()
             except _native.LaunchError as error:
                 raise _launch_problem(error.args[0], error.args[2], plan) from error
@@ -289,6 +294,9 @@ class Run:
             things.callback(self._control.close)
         self.agent.layer_ends(self._rule_over)
         things.callback(self._close_watchdog)
+        if self.plan.filter.names:
+            self._dns = self._make_dns()
+            things.callback(self._dns.close)
         enforcer = self._launch()
         doors = Doors(self.kernel, self.agent.id)
         if self._above is None:
@@ -328,6 +336,11 @@ class Run:
             self.fail(
                 f"{what} was revoked, and audit.level = writes leaves reads to Landlock, which cannot take it back"
             )
+
+    def _make_dns(self) -> DnsServer:
+        from akbox.linux.dns_server import DnsServer
+
+        return DnsServer(self.plan.policy, self._ring, self.fail)
 
     def _ptrace_calls(self, enforcer: _native.Enforcer) -> PtraceCalls:
         from akbox.linux.inject import Injector

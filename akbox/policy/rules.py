@@ -68,7 +68,7 @@ class Rule(Struct, frozen=True):
 # The lists of the schema whose items are rules, in the order of rule numbers.
 RULE_LISTS: tuple[tuple[str, str], ...] = (
     *(("fs", name) for name in ("read", "write", "exec", "deny", "protect")),
-    *(("net", name) for name in ("dns", "connect", "bind", "listen", "unix", "deny")),
+    *(("net", name) for name in ("dns", "connect", "bind", "listen", "unix", "deny", "private")),
     ("tools", "allow"),
     ("tools", "deny"),
     ("wasm", "modules"),
