@@ -58,6 +58,7 @@ def environment(world: World) -> dict[str, str]:
         "TERM": "xterm",
         "XDG_STATE_HOME": str(world.STATE),
         "XDG_RUNTIME_DIR": str(world.base / "run"),
+        **(world.services.environment if world.services is not None else {}),
     }
 
 

@@ -19,10 +19,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .services import Services
 
 ORDINARY_UID = 65534
 MARK = "HOST-SECRET"  # the first bytes of everything that must never be read
-PLACES = re.compile(r"\{(W|R|S|H|U|T|K|D|HOME|STATE|HP|HPADDR)\}")
+PLACES = re.compile(r"\{(W|R|S|H|U|T|K|D|HOME|STATE|HP|HPADDR|P1|P2|P3|DNS|AH)\}")
 
 
 @dataclass
@@ -35,6 +39,7 @@ class World:
     hp: int = 0
     hp_address: int = 0
     guard: dict[str, object] = field(default_factory=dict)
+    services: Services | None = None  # what network cases reach
 
     def __getattr__(self, name: str) -> Path:
         below = {"W": "w", "R": "r", "S": "w/secret", "D": "w/d/secret", "H": "home/.ssh/id_test", "U": "r/sock"}
@@ -45,6 +50,7 @@ class World:
 
     def fill(self, text: str) -> str:
         values = {"K": str(self.helpers), "HP": str(self.hp), "HPADDR": str(self.hp_address)}
+        values |= self.services.places if self.services is not None else {}
         return PLACES.sub(lambda m: values.get(m[1]) or str(getattr(self, m[1])), text)
 
     def write(self, path: Path, text: str, mode: int = 0o644) -> None:
@@ -154,6 +160,7 @@ class Worlds:
 
     def new(self, uid: int) -> World:
         world = make_world(self.root / str(next(self.numbers)), uid, self.helpers)
+        world.services = self.services
         world.hp = self.host_process(uid)
         world.hp_address = writable_mapping(world.hp)
         return world
