@@ -47,9 +47,13 @@ def _compile(policy: Policy, cwd: Path, command: str | None, state_dir: str | No
     from akbox.linux.runtime import Needs, runtime_needs
     from akbox.policy.check import PolicyError
     from akbox.policy.explain import compile_here
+    from akbox.policy.rules import compose, states_names
 
     try:
-        needs = runtime_needs([command], str(cwd), os.environ, policy.runtime) if command else Needs("", "/usr", ())
+        needs = Needs("", "/usr", ())
+        if command:
+            names = states_names(compose(policy))
+            needs = runtime_needs([command], str(cwd), os.environ, policy.runtime, names=names)
         return compile_here(policy, str(cwd), prefix=needs.prefix, runtime_grants=needs.grants, state_dir=state_dir)
     except CannotRun as error:
         raise Failure(error.message, fix=error.hint, exit_code=error.exit_code) from error

@@ -7,8 +7,9 @@ the helpers. A command is run without a shell; `sh()` and `py()` write the usual
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -99,6 +100,19 @@ def exit_fits(got: int, wanted: int | tuple[int, ...] | None) -> bool:
     if wanted is None:
         return got != 0
     return got in wanted if isinstance(wanted, tuple) else got == wanted
+
+
+def turns(cases: list[Case], whole: tuple[str, ...] = ()) -> list[Case]:
+    """For long tables: each case in one of the four ways to run it, in turn; those named in `whole` in all four."""
+    ways = (("user", "auto"), ("root", "ptrace"), ("user", "ptrace"), ("root", "auto"))
+    taken = []
+    for n, case in enumerate(cases):
+        user, interposer = ways[n % 4]
+        if case.id not in whole:
+            users = (user,) if os.geteuid() == 0 else ("user",)
+            case = replace(case, users=users, interposers=(interposer,))
+        taken.append(case)
+    return taken
 
 
 def sh(script: str) -> tuple[str, ...]:

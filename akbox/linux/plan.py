@@ -30,7 +30,7 @@ from akbox.policy.inuse import policy_names
 from akbox.policy.landlock import LandlockPlan
 from akbox.policy.linked import with_links
 from akbox.policy.model import Limits, Policy
-from akbox.policy.rules import Grant, compose
+from akbox.policy.rules import Grant, compose, states_names
 
 INTERPOSERS = ("auto", "ptrace", "notify")
 READ, WRITE = 1, 2
@@ -82,7 +82,9 @@ def make_plan(request: Request) -> LaunchPlan:
     if request.interposer not in INTERPOSERS:
         raise CannotRun(f"unknown interposer {request.interposer!r}", "use auto, ptrace or notify")
     host = check_host(request.interposer, request.allow_degraded, request.state_dir)
-    needs = runtime_needs(request.argv, request.cwd, request.env, _runtime_mode(request.policy))
+    parts = compose(request.policy)
+    mode = next((part.runtime for _, part in parts if part.runtime), "auto")  # before the policy can be compiled
+    needs = runtime_needs(request.argv, request.cwd, request.env, mode, names=states_names(parts))
     context = Context(
         workdir=request.cwd,
         home=os.path.expanduser("~"),
@@ -176,12 +178,6 @@ def sdk_grant() -> Grant:
     from akbox.resources import data_path
 
     return Grant(f"{os.path.realpath(data_path('sdk/python'))}/**", READ, "the SDK on the agent's path")
-
-
-def _runtime_mode(policy: Policy) -> str:
-    """What the policy and its profiles say of `runtime`; asked before the policy can be compiled, which needs the
-    grants."""
-    return next((part.runtime for _, part in compose(policy) if part.runtime), "auto")
 
 
 def _argument(text: str) -> bytes:

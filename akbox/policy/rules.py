@@ -116,6 +116,16 @@ def _stated(origin: str, part: Policy) -> Iterator[Rule]:
         yield Rule(section, pattern, origin, ask=True, source=part.source, path=("approve", "effects", i))
 
 
+def states_names(parts: list[tuple[str, Policy]]) -> bool:
+    """Whether any part lets names be looked up: CompiledPolicy.names, before there is one."""
+    return any(
+        part.net.dns
+        or any(text.startswith(("dns:", "udp+dns:")) for text in part.net.connect)
+        or any(effect.startswith("net.dns") or "dns:" in effect for effect in part.approve.effects)
+        for _, part in parts
+    )
+
+
 def states_exec(parts: list[tuple[str, Policy]]) -> bool:
     """Whether any part has an fs.exec list, an empty one included: then fs.read no longer implies anything about
     exec."""

@@ -1,7 +1,7 @@
 """What the network cases reach or must not reach: listeners and a DNS server on loopback that remember who came.
 
-`P1` is a TCP and UDP port that no case lists, `P2` one that some do; both answer on 127.0.0.1 and ::1. `P3` is free. `DNS`
-answers for the names of ZONE and remembers every question. `AH` is the name of an abstract socket that listens.
+`P1` is a TCP and UDP port that no case lists, `P2` one that some do; both answer on 127.0.0.1 and ::1. `P3` is free.
+`DNS` answers for the names of ZONE and remembers every question. `AH` is the name of an abstract socket that listens.
 """
 
 from __future__ import annotations

@@ -121,6 +121,26 @@ static long try_socket(char **argv)
 	return fd < 0 ? fd : 0;
 }
 
+/* "FAMILY:TYPE:PROTOCOL ...", all of which must be refused alike: prints what was made, returns how many, or -EACCES. */
+static long try_sockets(char **argv)
+{
+	long made = 0;
+
+	for (char *next = argv[1], *word; (word = strsep(&next, " ")) != NULL;) {
+		char *kind = strchr(word, ':'), *protocol = kind == NULL ? NULL : strchr(kind + 1, ':');
+		long fd;
+
+		if (protocol == NULL)
+			return -EINVAL;
+		*kind++ = *protocol++ = 0;
+		fd = new_socket((int)number(word), (int)number(kind), (int)number(protocol));
+		if (fd >= 0 || fd != -EACCES)
+			printf("%s:%s:%s %s\n", word, kind, protocol, fd >= 0 ? "made" : strerrorname_np((int)-fd));
+		made += fd >= 0 || fd != -EACCES;
+	}
+	return made ? made : -EACCES;
+}
+
 static long try_bind(char **argv)
 {
 	struct end e = end_of(argv[1], argv[2]);
@@ -171,6 +191,7 @@ const struct attempt network_attempts[] = {
 	{ "udp_connected", 2, try_udp_connected },
 	{ "udp_two", 3, try_udp_two },
 	{ "socket", 3, try_socket },
+	{ "sockets", 1, try_sockets },
 	{ "bind", 2, try_bind },
 	{ "listen", 2, try_listen },
 	{ "listen_unbound", 0, try_listen_unbound },
