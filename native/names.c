@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -20,7 +21,9 @@ struct pin {
 };
 
 struct ak_names {
-	struct ak_own_server udp, tcp;  /* read-only */
+	struct ak_own_server udp, tcp, relay;   /* read-only */
+	unsigned relayed;
+	atomic_bool spent;
 
 	pthread_mutex_t pins_lock;      /* guards the pins */
 	struct pin *buckets[BUCKETS];
@@ -42,13 +45,16 @@ static uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-struct ak_names *ak_names_new(const struct ak_own_server *udp, const struct ak_own_server *tcp)
+struct ak_names *ak_names_new(const struct ak_own_server *udp, const struct ak_own_server *tcp,
+			      const struct ak_own_server *relay, unsigned relayed)
 {
 	struct ak_names *n = calloc(1, sizeof *n);
 	if (!n)
 		return NULL;
 	n->udp = *udp;
 	n->tcp = *tcp;
+	n->relay = *relay;
+	n->relayed = relayed;
 	pthread_mutex_init(&n->pins_lock, NULL);
 	pthread_mutex_init(&n->led_lock, NULL);
 	return n;
@@ -196,9 +202,8 @@ static void as_mapped(const struct sockaddr_storage *v4, struct sockaddr_storage
 	*len = sizeof six;
 }
 
-bool ak_lead_to_dns(const struct ak_names *n, enum ak_net_proto proto, struct sockaddr_storage *addr, socklen_t *len)
+static bool lead_to(const struct ak_own_server *to, struct sockaddr_storage *addr, socklen_t *len)
 {
-	const struct ak_own_server *to = proto == AK_UDP ? &n->udp : &n->tcp;
 	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)addr;
 	if (addr->ss_family == AF_INET6 && !IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr) && to->v6_len) {
 		*addr = to->v6;
@@ -214,6 +219,36 @@ bool ak_lead_to_dns(const struct ak_names *n, enum ak_net_proto proto, struct so
 		as_mapped(&to->v4, addr, len);
 	}
 	return true;
+}
+
+bool ak_lead_to_dns(const struct ak_names *n, enum ak_net_proto proto, struct sockaddr_storage *addr, socklen_t *len)
+{
+	return lead_to(proto == AK_UDP ? &n->udp : &n->tcp, addr, len);
+}
+
+bool ak_lead_to_relay(const struct ak_names *n, struct sockaddr_storage *addr, socklen_t *len)
+{
+	return lead_to(&n->relay, addr, len);
+}
+
+bool ak_names_serves_dns(const struct ak_names *n)
+{
+	return n->udp.v4_len != 0;
+}
+
+unsigned ak_names_relayed(const struct ak_names *n)
+{
+	return n->relayed;
+}
+
+void ak_names_spend(struct ak_names *n)
+{
+	atomic_store(&n->spent, true);
+}
+
+bool ak_names_spent(const struct ak_names *n)
+{
+	return atomic_load(&n->spent);
 }
 
 static bool same_end(const struct sockaddr_storage *a, const struct sockaddr_storage *b)

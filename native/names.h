@@ -25,6 +25,7 @@
 struct ak_pin_rule { uint32_t rule; uint16_t low, high; uint8_t effect, proto; };      /* effect: 0 allow, 1 ask, 2 deny */
 
 /* Where the supervisor's own servers listen. Length 0: there is none of that kind. */
+enum { AK_RELAY_NAMED = 1, AK_RELAY_ALL = 2 };  /* connections that rules on names allow; all TCP, whose bytes are counted */
 struct ak_own_server { struct sockaddr_storage v4, v6; socklen_t v4_len, v6_len; };
 
 /* A socket that was led to one of our servers: who made the call, and where it meant to go. */
@@ -33,11 +34,20 @@ struct ak_led {
 	socklen_t meant_len;
 	pid_t tgid, tid;
 	int32_t nr;
+	bool named;                     /* a rule on a name allowed it */
 };
 
 struct ak_names;
 
-struct ak_names *ak_names_new(const struct ak_own_server *udp, const struct ak_own_server *tcp);      /* NULL: ENOMEM */
+/* `udp`, `tcp`: the DNS server; `relay`: where connections go that `relayed` (AK_RELAY_*) says. NULL: ENOMEM. */
+struct ak_names *ak_names_new(const struct ak_own_server *udp, const struct ak_own_server *tcp,
+			      const struct ak_own_server *relay, unsigned relayed);
+/* Does the policy have rules on names, so that port 53 is ours? */
+bool ak_names_serves_dns(const struct ak_names *n);
+unsigned ak_names_relayed(const struct ak_names *n);
+/* The budget of bytes is spent: nothing more is let out. */
+void ak_names_spend(struct ak_names *n);
+bool ak_names_spent(const struct ak_names *n);
 void ak_names_free(struct ak_names *n);
 
 /* `addr`: 16 bytes, IPv4 as mapped IPv6. `seconds`: AK_PIN_FOREVER, or how long it may be used from now on; a pin of the
@@ -52,6 +62,7 @@ struct ak_verdict ak_pins_judge(struct ak_names *n, enum ak_net_proto proto, con
 
 /* Turns `addr` (AF_INET or AF_INET6) into that of our DNS server, in the same family. False: there is none. */
 bool ak_lead_to_dns(const struct ak_names *n, enum ak_net_proto proto, struct sockaddr_storage *addr, socklen_t *len);
+bool ak_lead_to_relay(const struct ak_names *n, struct sockaddr_storage *addr, socklen_t *len);
 /* Is it our UDP server's address? */
 bool ak_is_own_dns(const struct ak_names *n, const struct sockaddr_storage *addr);
 

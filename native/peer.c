@@ -139,6 +139,52 @@ static bool is_unspecified(const uint8_t *ip, size_t len)
 	return memcmp(ip, none, len) == 0;
 }
 
+/* A connection goes to the relay, which asks where it was meant to go. */
+static void lead_to_relay(struct ak_call *c, bool named, struct ak_peer *p)
+{
+	struct ak_led led = {.meant = p->addr, .meant_len = p->len, .tgid = ak_call_tgid(c), .tid = c->stop->tid,
+			     .nr = c->stop->nr, .named = named};
+	if (!ak_lead_to_relay(c->enforcer->net_names, &p->addr, &p->len)) {
+		p->verdict = (struct ak_verdict){.rule = AK_NO_RULE};
+		return;
+	}
+	p->led_tcp = true;
+	p->led = led;
+}
+
+/* A budget of bytes is counted in the relay, through which only TCP that the agent opens goes: the rest is refused, and
+ * everything once it is spent. */
+static void judge_budget(struct ak_call *c, const struct ak_socket *s, enum ak_net_op op, struct ak_peer *p)
+{
+	bool countable = op == AK_NET_BIND || (op == AK_NET_CONNECT && transport(s) == AK_TCP);
+	if (countable && !ak_names_spent(c->enforcer->net_names))
+		return;
+	p->verdict = (struct ak_verdict){.rule = AK_NO_RULE};
+	snprintf(p->target2, sizeof p->target2, "budget:bytes");
+}
+
+static void judge_more(struct ak_call *c, const struct ak_socket *s, enum ak_net_op op, const char *kind, const uint8_t *ip,
+		       size_t ip_len, struct ak_peer *p)
+{
+	struct ak_names *names = c->enforcer->net_names;
+	bool dns = ak_names_serves_dns(names);
+	unsigned relayed = ak_names_relayed(names);
+	if (op == AK_NET_BIND && dns && p->port == 0 && p->verdict.rule == AK_NO_RULE && is_unspecified(ip, ip_len))
+		p->verdict.decision = AK_ALLOW; /* as the first send or connect would; resolvers bind before they ask */
+	if (op == AK_NET_CONNECT && dns && p->port == AK_DNS_PORT && weight(p->verdict) < 2) {
+		lead_to_dns(c, s, p);
+		return;
+	}
+	if (op == AK_NET_CONNECT && dns)
+		judge_by_name(c, s, kind, ip, ip_len, p);
+	if (p->verdict.decision == AK_ALLOW && (relayed & AK_RELAY_ALL))
+		judge_budget(c, s, op, p);
+	bool named = strncmp(p->target, "dns:", 4) == 0;
+	if (p->verdict.decision == AK_ALLOW && op == AK_NET_CONNECT && transport(s) == AK_TCP && relayed &&
+	    (named || (relayed & AK_RELAY_ALL)))
+		lead_to_relay(c, named, p);
+}
+
 static void judge_ip(struct ak_call *c, const struct ak_socket *s, enum ak_net_op op, const uint8_t *ip, size_t ip_len,
 		     uint16_t port, uint32_t scope, struct ak_peer *p)
 {
@@ -159,16 +205,11 @@ static void judge_ip(struct ak_call *c, const struct ak_socket *s, enum ak_net_o
 	p->record = true;
 	if (transport(s) >= 0)
 		p->verdict = ak_policy_net(c->config->policy, op, (enum ak_net_proto)transport(s), ip, ip_len, port);
-	if (transport(s) >= 0 && op == AK_NET_CONNECT && c->enforcer->net_names) {
-		if (port == AK_DNS_PORT && weight(p->verdict) < 2)
-			lead_to_dns(c, s, p);
-		else
-			judge_by_name(c, s, kind, ip, ip_len, p);
-	}
-	if (transport(s) >= 0 && op == AK_NET_BIND && port == 0 && c->enforcer->net_names && p->verdict.rule == AK_NO_RULE &&
-	    is_unspecified(ip, ip_len))
-		p->verdict.decision = AK_ALLOW; /* as the first send or connect would; resolvers bind before they ask */
-	p->error = p->verdict.decision == AK_ALLOW ? 0 : EACCES;
+	p->error = EACCES;
+	if (transport(s) >= 0 && c->enforcer->net_names)
+		judge_more(c, s, op, kind, ip, ip_len, p);
+	if (p->verdict.decision == AK_ALLOW)
+		p->error = 0;
 }
 
 static int peer_v4(struct ak_call *c, const struct ak_socket *s, enum ak_net_op op, int len, struct ak_peer *p)

@@ -1,4 +1,5 @@
-/* _native.Names: pins and led sockets of one run (names.h), for the DNS server's thread. Argument checking only. */
+/* _native.Names: pins and led sockets of one run (names.h); _native.Pump: what the relay moves bytes with (pump.h). Argument
+ * checking only. */
 #include "module.h"
 
 #include <errno.h>
@@ -6,6 +7,7 @@
 #include <string.h>
 
 #include "names.h"
+#include "pump.h"
 
 _Static_assert(sizeof(struct ak_pin_rule) == 12, "akbox/linux/pins.py packs it");
 
@@ -32,20 +34,21 @@ static struct ak_own_server server(unsigned v4_port, unsigned v6_port)
 
 static PyObject *names_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-	static char *words[] = {"udp4", "udp6", "tcp4", "tcp6", NULL};
+	static char *words[] = {"udp4", "udp6", "tcp4", "tcp6", "relay4", "relay6", "relayed", NULL};
 	allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-	unsigned udp4, udp6, tcp4, tcp6;
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIII:Names", words, &udp4, &udp6, &tcp4, &tcp6))
+	unsigned udp4, udp6, tcp4, tcp6, relay4 = 0, relay6 = 0, relayed = 0;
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIII|III:Names", words, &udp4, &udp6, &tcp4, &tcp6, &relay4, &relay6,
+					 &relayed))
 		return NULL;
-	if ((udp4 | udp6 | tcp4 | tcp6) > UINT16_MAX) {
+	if ((udp4 | udp6 | tcp4 | tcp6 | relay4 | relay6) > UINT16_MAX || (relayed && !relay4)) {
 		PyErr_SetString(PyExc_ValueError, "a port is out of range");
 		return NULL;
 	}
 	NamesObject *self = (NamesObject *)alloc(type, 0);
 	if (!self)
 		return NULL;
-	struct ak_own_server udp = server(udp4, udp6), tcp = server(tcp4, tcp6);
-	self->names = ak_names_new(&udp, &tcp);
+	struct ak_own_server udp = server(udp4, udp6), tcp = server(tcp4, tcp6), relay = server(relay4, relay6);
+	self->names = ak_names_new(&udp, &tcp, &relay, relayed);
 	if (!self->names) {
 		Py_DECREF(self);
 		return PyErr_NoMemory();
@@ -92,7 +95,15 @@ static PyObject *as_tuple(bool found, const struct ak_led *led)
 {
 	if (!found)
 		Py_RETURN_NONE;
-	return Py_BuildValue("(iii)", (int)led->tgid, (int)led->tid, (int)led->nr);
+	return Py_BuildValue("(iiiy#N)", (int)led->tgid, (int)led->tid, (int)led->nr, (const char *)&led->meant,
+			     (Py_ssize_t)led->meant_len, PyBool_FromLong(led->named));
+}
+
+static PyObject *names_spend(PyObject *self, PyObject *unused)
+{
+	(void)unused;
+	ak_names_spend(((NamesObject *)self)->names);
+	Py_RETURN_NONE;
 }
 
 static PyObject *names_led_udp(PyObject *self, PyObject *arg)
@@ -118,6 +129,7 @@ static PyMethodDef names_methods[] = {
 	{"pin", names_pin, METH_VARARGS, "An address was handed out for a name."},
 	{"led_udp", names_led_udp, METH_O, "Who led the UDP socket with this inode to the DNS server."},
 	{"claim_tcp", names_claim_tcp, METH_O, "Who led the TCP connection from this port to the DNS server; once."},
+	{"spend", names_spend, METH_NOARGS, "The budget of bytes is spent."},
 	{NULL, NULL, 0, NULL},
 };
 
@@ -136,6 +148,108 @@ static PyType_Spec names_spec = {
 	.slots = names_slots,
 };
 
+/* ---- Pump -------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+	PyObject_HEAD
+	struct ak_pump *pump;           /* NULL once closed */
+} PumpObject;
+
+static PyObject *pump_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+	static char *words[] = {"limit", "over_fd", NULL};
+	allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+	unsigned long long limit;
+	int over_fd;
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Ki:Pump", words, &limit, &over_fd))
+		return NULL;
+	PumpObject *self = (PumpObject *)alloc(type, 0);
+	if (!self)
+		return NULL;
+	self->pump = ak_pump_new(limit, over_fd);
+	if (!self->pump) {
+		Py_DECREF(self);
+		return PyErr_SetFromErrno(PyExc_OSError);
+	}
+	return (PyObject *)self;
+}
+
+static PyObject *pump_close(PyObject *self, PyObject *unused)
+{
+	struct ak_pump *pump = ((PumpObject *)self)->pump;
+	(void)unused;
+	((PumpObject *)self)->pump = NULL;
+	if (pump) {
+		Py_BEGIN_ALLOW_THREADS
+		ak_pump_free(pump);
+		Py_END_ALLOW_THREADS
+	}
+	Py_RETURN_NONE;
+}
+
+static void pump_dealloc(PyObject *self)
+{
+	PyTypeObject *type = Py_TYPE(self);
+	freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+	if (((PumpObject *)self)->pump)
+		ak_pump_free(((PumpObject *)self)->pump);
+	release(self);
+	Py_DECREF(type);
+}
+
+static struct ak_pump *pump_of(PyObject *self)
+{
+	struct ak_pump *pump = ((PumpObject *)self)->pump;
+	if (!pump)
+		PyErr_SetString(PyExc_ValueError, "the pump is closed");
+	return pump;
+}
+
+static PyObject *pump_add(PyObject *self, PyObject *args)
+{
+	struct ak_pump *pump = pump_of(self);
+	int a, b;
+	if (!pump || !PyArg_ParseTuple(args, "ii:add", &a, &b))
+		return NULL;
+	int error = ak_pump_add(pump, a, b);
+	if (error) {
+		errno = -error;
+		return PyErr_SetFromErrno(PyExc_OSError);
+	}
+	Py_RETURN_NONE;
+}
+
+static PyObject *pump_moved(PyObject *self, PyObject *unused)
+{
+	struct ak_pump *pump = pump_of(self);
+	(void)unused;
+	return pump ? PyLong_FromUnsignedLongLong(ak_pump_moved(pump)) : NULL;
+}
+
+static PyMethodDef pump_methods[] = {
+	{"add", pump_add, METH_VARARGS, "Move bytes between these two sockets from now on; both are the pump's own."},
+	{"moved", pump_moved, METH_NOARGS, "Bytes moved so far, both directions of all pairs."},
+	{"close", pump_close, METH_NOARGS, "Cut every pair and end the thread."},
+	{NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot pump_slots[] = {
+	{Py_tp_new, pump_new},
+	{Py_tp_dealloc, pump_dealloc},
+	{Py_tp_methods, pump_methods},
+	{Py_tp_doc, "Moves and counts bytes between pairs of sockets (native/pump.h)."},
+	{0, NULL},
+};
+
+static PyType_Spec pump_spec = {
+	.name = "akbox._native.Pump",
+	.basicsize = sizeof(PumpObject),
+	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+	.slots = pump_slots,
+};
+
+/* ---- both -------------------------------------------------------------------------------------------------------- */
+
 /* As ak_py_policy_get(): the destructor identifies the type. */
 struct ak_names *ak_py_names_get(PyObject *object)
 {
@@ -145,12 +259,17 @@ struct ak_names *ak_py_names_get(PyObject *object)
 	return NULL;
 }
 
-int ak_py_names_init(PyObject *module)
+static int add_type(PyObject *module, PyType_Spec *spec)
 {
-	PyObject *type = PyType_FromModuleAndSpec(module, &names_spec, NULL);
+	PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
 	if (!type)
 		return -1;
 	int failed = PyModule_AddType(module, (PyTypeObject *)type);
 	Py_DECREF(type);
 	return failed;
+}
+
+int ak_py_names_init(PyObject *module)
+{
+	return add_type(module, &names_spec) < 0 || add_type(module, &pump_spec) < 0 ? -1 : 0;
 }

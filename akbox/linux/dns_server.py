@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from akbox import _native
 from akbox.kernel.ops import Op
+from akbox.linux.listening import Pair
 from akbox.linux.pins import Pins
 from akbox.linux.resolvers import servers
 from akbox.linux.waiting import Stopped, read_message, write_message
@@ -41,19 +42,24 @@ Who = tuple[int, int, int]  # tgid, tid, number of the system call that led the 
 class DnsServer:
     """Made and started before the agent, closed after its end. `on_failure` is called when it can serve no more."""
 
-    def __init__(self, policy: CompiledPolicy, ring: _native.Ring, on_failure: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        policy: CompiledPolicy,
+        ring: _native.Ring,
+        names: _native.Names,
+        udp: Pair,
+        tcp: Pair,
+        on_failure: Callable[[str], None],
+    ) -> None:
         self._upstream = servers(os.environ)
         self._policy = policy
         self._ring = ring
+        self._names = names
+        self._udp = udp
+        self._tcp = tcp
         self._on_failure = on_failure
-        self._open = contextlib.ExitStack()
-        self._udp = self._listen(socket.SOCK_DGRAM)
-        self._tcp = self._listen(socket.SOCK_STREAM)
-        ports = [s.getsockname()[1] if s is not None else 0 for s in (*self._udp, *self._tcp)]
-        self.names = _native.Names(*ports)
-        self._pins = Pins(policy, self.names)
+        self._pins = Pins(policy, names)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._open.callback(os.close, self._wake)
         self._work: queue.Queue[Callable[[], None] | None] = queue.Queue(_WAITING_MAX)
         self._workers: list[threading.Thread] = []
         self._idle = threading.Semaphore(0)
@@ -66,7 +72,7 @@ class DnsServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the threads and closes the sockets. A query that is still waiting for its answer gets none."""
+        """Ends the threads. A query that is still waiting for its answer gets none."""
         self._closing = True
         os.eventfd_write(self._wake, 1)
         if self._thread.ident is not None:
@@ -75,30 +81,7 @@ class DnsServer:
             self._work.put(None)
         for worker in self._workers:
             worker.join()
-        self._open.close()
-
-    # ---- sockets ---------------------------------------------------------------------------------------------------
-
-    def _listen(self, kind: socket.SocketKind) -> tuple[socket.socket, socket.socket | None]:
-        """On a port of 127.0.0.1 and one of ::1 that the kernel chooses; no second one where there is no IPv6."""
-        v4 = self._bound(socket.AF_INET, kind, "127.0.0.1")
-        v6 = None
-        with contextlib.suppress(OSError):
-            v6 = self._bound(socket.AF_INET6, kind, "::1")
-        return v4, v6
-
-    def _bound(self, family: socket.AddressFamily, kind: socket.SocketKind, address: str) -> socket.socket:
-        s = socket.socket(family, kind)
-        try:
-            s.bind((address, 0))
-            if kind == socket.SOCK_STREAM:
-                s.listen(128)
-            s.setblocking(False)
-        except OSError:
-            s.close()
-            raise
-        self._open.callback(s.close)
-        return s
+        os.close(self._wake)
 
     # ---- the server's thread ---------------------------------------------------------------------------------------
 
@@ -126,15 +109,20 @@ class DnsServer:
 
     def _owner(self, source: tuple[str, int]) -> Who | None:
         """Who led the socket at this address here; None for one that nobody led."""
-        return next(filter(None, map(self.names.led_udp, udp_inodes(source[0], source[1]))), None)
+        led = next(filter(None, map(self._names.led_udp, udp_inodes(source[0], source[1]))), None)
+        return None if led is None else led[:3]
 
     def _take_connection(self, s: socket.socket) -> None:
         try:
             connection, source = s.accept()
         except (BlockingIOError, ConnectionError):
             return
-        who = self.names.claim_tcp(source[1])
-        if who is None or not self._do(lambda: self._serve_connection(connection, who)):
+        claimed = self._names.claim_tcp(source[1])
+        if claimed is None:
+            connection.close()
+            return
+        who = claimed[:3]
+        if not self._do(lambda: self._serve_connection(connection, who)):
             connection.close()
 
     def _do(self, job: Callable[[], None]) -> bool:

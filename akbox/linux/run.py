@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from akbox.kernel.agents import Agent
     from akbox.kernel.approvals import Request
     from akbox.linux.children import Children, Member
-    from akbox.linux.dns_server import DnsServer
+    from akbox.linux.net_services import NetServices
     from akbox.linux.ptrace_calls import PtraceCalls
 
 PR_SET_DUMPABLE = 4
@@ -106,7 +106,7 @@ class Run:
         self.matcher: _native.Policy = plan.matcher.view(None if self._above is None else self._above.matcher)
         self._control = Control(kernel, run_dir, self.fail) if member is None else None
         self._child: _native.Child | None = None
-        self._dns: DnsServer | None = None  # when the policy has rules on names
+        self._net: NetServices | None = None  # when the policy takes it
         self._seized = False
         self._began_ns = 0
         # Of ended child agents, and of an earlier supervisor of this run; guarded by _lock:
@@ -160,7 +160,9 @@ class Run:
         self._tracer.kill()
 
     def flush(self) -> None:
-        """Every event of this run, and of the agents it started, is in the log."""
+        """Every event of this run, and of the agents it started, is in the log, and its bytes are counted."""
+        if self._net is not None:
+            self._net.count()
         self._drain.flush()
         if self._above is None and self.children is not None:
             self.children.flush()
@@ -239,9 +241,9 @@ class Run:
                 enforcer = self._make_enforcer(child.pid)
                 self._things.callback(enforcer.stop)
                 enforcer.set_kernel_reads(kernel_reads)
-                if self._dns is not None:
-                    enforcer.use_names(self._dns.names)
-                    self._dns.start()
+                if self._net is not None:
+                    enforcer.use_names(self._net.names)
+                    self._net.start()
                 listener = child.go()
             except _native.LaunchError as error:
                 raise _launch_problem(error.args[0], error.args[2], plan) from error
@@ -294,9 +296,9 @@ class Run:
             things.callback(self._control.close)
         self.agent.layer_ends(self._rule_over)
         things.callback(self._close_watchdog)
-        if self.plan.filter.names:
-            self._dns = self._make_dns()
-            things.callback(self._dns.close)
+        if self.plan.filter.names or self.plan.policy.budgets.get("bytes") is not None:
+            self._net = self._make_net()
+            things.callback(self._net.close)
         enforcer = self._launch()
         doors = Doors(self.kernel, self.agent.id)
         if self._above is None:
@@ -337,10 +339,13 @@ class Run:
                 f"{what} was revoked, and audit.level = writes leaves reads to Landlock, which cannot take it back"
             )
 
-    def _make_dns(self) -> DnsServer:
-        from akbox.linux.dns_server import DnsServer
+    def _make_net(self) -> NetServices:
+        from akbox.linux.net_services import NetServices
 
-        return DnsServer(self.plan.policy, self._ring, self.fail)
+        def charge(count: int) -> None:
+            self.agent.ledger.charge("bytes", count)
+
+        return NetServices(self.plan.policy, self._ring, charge=charge, on_failure=self.fail)
 
     def _ptrace_calls(self, enforcer: _native.Enforcer) -> PtraceCalls:
         from akbox.linux.inject import Injector

@@ -141,6 +141,11 @@ class CompiledPolicy(Struct, frozen=True, dict=True):
         """Does any rule let a name be looked up? Then the target has to serve DNS."""
         return any(h.effect != E_DENY and h.section in RESOLVING for h in self.hosts)
 
+    @property
+    def sni_enforced(self) -> bool:
+        """net.sni: TLS connections that a rule on a name allows must name an allowed host; said anywhere, it holds."""
+        return any(part.net.sni == "enforce" for _, part in self.parts)
+
     def judge_name(self, host: str) -> Match:
         """May this canonical name be looked up? As decide() for net.dns, with the rule's number."""
         return self._match_host(Target("dns", host, "net.dns"))

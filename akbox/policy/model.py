@@ -68,6 +68,7 @@ class Net(Section, frozen=True):
     unix: tuple[SocketText, ...] = ()
     deny: tuple[ConnectText, ...] = ()
     private: tuple[HostText, ...] = ()
+    sni: Literal["off", "enforce"] | None = None
 
 
 class Tools(Section, frozen=True):

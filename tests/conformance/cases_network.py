@@ -42,7 +42,8 @@ def reached(name: str, *what: str) -> Check:
     def check(world: World, result: Result) -> None:
         assert world.services is not None
         heard = world.services.heard(name)
-        assert heard and set(what) <= set(heard), f"{name} heard {heard}\n{result}"
+        assert heard, f"{name} was not reached\n{result}"
+        assert set(what) <= set(heard), f"{name} heard {heard}\n{result}"
 
     return check
 
