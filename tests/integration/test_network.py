@@ -1,0 +1,346 @@
+"""Programs that know nothing of proxies reach the names that a policy lists, and no other: real clients against
+servers on loopback, whose names a DNS server of the test's own knows. Both sides in each case: one listed name, one
+that is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from conformance import services as kit
+from conformance.engine import Result, as_user, has_entry, run_inside, uid_of, verify
+from conformance.model import Entry
+from conformance.world import World, Worlds
+
+NAMES = {f"{name}.net.test": {"A": ["127.0.0.1"]} for name in ("listed", "other")}
+PYTHON_CLIENTS = ("requests==2.34.2", "httpx==0.28.1", "aiohttp==3.14.0")
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class Servers:
+    """An HTTP and an HTTPS server for one directory, and the kit's DNS."""
+
+    def __init__(self, folder: Path) -> None:
+        self.www = folder / "www"
+        self.www.mkdir(parents=True)
+        self.certificate = folder / "ca.pem"
+        make_certificate(self.certificate, folder / "key.pem")
+        handler = partial(Quiet, directory=str(self.www))
+        self.plain = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.secure = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate, folder / "key.pem")
+        self.secure.socket = context.wrap_socket(self.secure.socket, server_side=True, do_handshake_on_connect=False)
+        self.http, self.https = self.plain.server_address[1], self.secure.server_address[1]
+        self.threads = [threading.Thread(target=s.serve_forever, daemon=True) for s in (self.plain, self.secure)]
+
+    def close(self) -> None:
+        for s in (self.plain, self.secure):
+            s.shutdown()
+            s.server_close()
+        for thread in self.threads:
+            thread.join()
+
+
+def make_certificate(certificate: Path, key: Path) -> None:
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-keyout", str(key), "-out", str(certificate), "-days", "30", "-subj", "/CN=akbox test"),
+            *("-addext", "subjectAltName=" + ",".join(f"DNS:{name}" for name in NAMES)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def names(worlds: Worlds) -> Iterator[kit.Services]:
+    kit.ZONE.update(NAMES)
+    with kit.Services() as made:
+        worlds.services = made
+        yield made
+        worlds.services = None
+
+
+@pytest.fixture(scope="module")
+def servers(worlds: Worlds, names: kit.Services) -> Iterator[Servers]:
+    folder = worlds.root / "net"
+    made = Servers(folder)
+    (made.www / "index.html").write_text("hello\n")
+    repository(made.www)
+    package_index(made.www)
+    for thread in made.threads:
+        thread.start()
+    yield made
+    made.close()
+
+
+def repository(www: Path) -> None:
+    """A bare repository that any web server can serve (git's "dumb" protocol)."""
+    work = www / "work"
+    environment = {"PATH": os.environ["PATH"], "HOME": str(www), "GIT_CONFIG_NOSYSTEM": "1"}
+    run = partial(subprocess.run, check=True, capture_output=True, env=environment)
+    run(["git", "init", "-q", "-b", "main", work])
+    (work / "file.txt").write_text("content\n")
+    run(["git", "-C", work, "add", "-A"])
+    run(["git", "-C", work, "-c", "user.name=T", "-c", "user.email=t@example.org", "commit", "-qm", "first"])
+    run(["git", "clone", "-q", "--bare", work, www / "repo.git"])
+    run(["git", "-C", www / "repo.git", "update-server-info"])
+    shutil.rmtree(work)
+
+
+def package_index(www: Path) -> None:
+    """A Python index and an npm registry with one package each."""
+    from . import programs
+
+    pip = www / "simple" / "kit-demo"
+    pip.mkdir(parents=True)
+    programs.wheel(pip)
+    (pip / "index.html").write_text('<a href="kit_demo-1.0-py3-none-any.whl">kit_demo-1.0-py3-none-any.whl</a>\n')
+    source = www / "npm-source"
+    source.mkdir()
+    (source / "package.json").write_text('{"name": "kit-demo", "version": "1.0.0", "main": "index.js"}')
+    (source / "index.js").write_text("module.exports = 42;\n")
+    subprocess.run(["npm", "pack", "--silent"], cwd=source, check=True, capture_output=True)
+    (source / "kit-demo-1.0.0.tgz").rename(www / "kit-demo-1.0.0.tgz")
+
+
+@dataclass(frozen=True)
+class Client:
+    """`command` with {N} the name, {HTTP} and {HTTPS} the ports; `says` is in the output when it worked."""
+
+    id: str
+    command: str
+    says: str
+    interposer: str = "auto"
+    user: str = "user"
+    port: str = "HTTP"
+
+
+CLIENTS = [
+    Client("curl", "curl -sS -m10 http://{N}:{HTTP}/", "hello"),
+    Client("curl-ptrace", "curl -sS -m10 http://{N}:{HTTP}/", "hello", "ptrace", "root"),
+    Client("curl-https", "curl -sS -m10 --cacert {CA} https://{N}:{HTTPS}/", "hello", port="HTTPS"),
+    Client("wget", "wget -q -T10 -t1 -O- http://{N}:{HTTP}/", "hello", user="root"),
+    Client(
+        "git-https",
+        "git -c http.sslCAInfo={CA} clone -q https://{N}:{HTTPS}/repo.git c && cat c/file.txt",
+        "content",
+        port="HTTPS",
+    ),
+    Client(
+        "urllib",
+        "python3 -c 'import urllib.request as u; print(u.urlopen(\"http://{N}:{HTTP}/\").read())'",
+        "hello",
+        "ptrace",
+    ),
+    Client("node-fetch", "node -e 'fetch(\"http://{N}:{HTTP}/\").then(r => r.text()).then(console.log)'", "hello"),
+    Client("go", 'hey -n 1 -c 1 -disable-keepalive http://{N}:{HTTP}/ | grep -F "[200]"', "[200]"),
+    Client(
+        "npm",
+        "npm install --silent --no-audit --no-fund --no-update-notifier --fetch-retries 0 --cache $TMPDIR/npm"
+        " --registry http://{N}:{HTTP}/ http://{N}:{HTTP}/kit-demo-1.0.0.tgz && node -p 'require(\"kit-demo\")'",
+        "42",
+    ),
+]
+# One test, so that only one process of the suite makes them a virtual environment.
+PYTHON = [
+    Client("requests", "{PY} -c 'import requests; print(requests.get(\"http://{N}:{HTTP}/\").text)'", "hello"),
+    Client("httpx", "{PY} -c 'import httpx; print(httpx.get(\"http://{N}:{HTTP}/\").text)'", "hello", user="root"),
+    Client(
+        "aiohttp",
+        "{PY} -c 'import aiohttp, asyncio\nasync def go():\n  async with aiohttp.ClientSession() as s:\n"
+        '    async with s.get("http://{N}:{HTTP}/") as r: print(await r.text())\nasyncio.run(go())\'',
+        "hello",
+    ),
+    Client(
+        "pip",
+        "python3 -m venv --without-pip v && {PY} -m pip --python v/bin/python install -q --no-cache-dir"
+        " --disable-pip-version-check --retries 0 -i http://{N}:{HTTP}/simple --trusted-host {N} kit-demo"
+        " && v/bin/kit-demo",
+        "answer 42",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def client_python(worlds: Worlds) -> str:
+    """A virtual environment with the HTTP clients in it, readable by everybody."""
+    folder = worlds.root / "clients"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    pip = [str(folder / "bin" / "pip"), "install", "-q", "--disable-pip-version-check", *PYTHON_CLIENTS]
+    subprocess.run(pip, check=True)
+    return str(folder / "bin" / "python")
+
+
+def policy(world: World, *connect: str) -> dict[str, object]:
+    """What the kit's policy lacks for such programs, and the endpoints."""
+    root = str(world.base.parent)
+    return {
+        "fs.read": ["/etc/**", "/proc/**", "/sys/**", f"{root}/net/ca.pem", f"{root}/clients/**", "${tmp}/**"],
+        "fs.write": ["${tmp}/**", "/proc/self/comm"],
+        "fs.exec": [f"{root}/clients/**", "{W}/**"],
+        "net.connect": list(connect),
+        "net.private": ["listed.net.test"],
+    }
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.id)
+def test_client(worlds: Worlds, servers: Servers, client: Client) -> None:
+    check_client(worlds, servers, client, "python3")
+
+
+def test_python_clients(worlds: Worlds, servers: Servers, client_python: str) -> None:
+    for client in PYTHON:
+        check_client(worlds, servers, client, client_python)
+
+
+def check_client(worlds: Worlds, servers: Servers, client: Client, python: str) -> None:
+    port = servers.http if client.port == "HTTP" else servers.https
+    places = {"HTTP": servers.http, "HTTPS": servers.https, "CA": servers.certificate, "PY": python}
+    with worlds.lend(uid_of(client.user)) as world:
+
+        def run(name: str) -> Result:
+            command = client.command
+            for place, value in {**places, "N": name}.items():
+                command = command.replace(f"{{{place}}}", str(value))
+            endpoints = policy(world, f"dns:listed.net.test:{port}")
+            return run_inside(
+                world, ("sh", "-c", command), interposer=client.interposer, policy=endpoints, timeout_s=120
+            )
+
+        refused = run("other.net.test")
+        assert refused.exit != 0, str(refused)
+        assert has_entry(refused, world, Entry("net.dns", "other.net.test")), str(refused)
+        worked = run("listed.net.test")
+        assert worked.exit == 0, str(worked)
+        assert client.says in worked.stdout, str(worked)
+        assert has_entry(worked, world, Entry("net.connect", f"dns:listed.net.test:{port}", "allow")), str(worked)
+        assert worked.log is not None
+        verify(world, worked.log)
+
+
+@contextlib.contextmanager
+def running(argv: list[str], ready: str, **options: object) -> Iterator[None]:
+    """A server that says on standard error when it listens; killed at the end."""
+    process = subprocess.Popen(argv, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, **options)  # type: ignore[call-overload]
+    reader: threading.Thread | None = None
+    try:
+        said = ""
+        for line in process.stderr:
+            said += line
+            if ready in line:
+                break
+        else:
+            raise AssertionError(f"{argv[0]} ended: {said}")
+        reader = threading.Thread(target=process.stderr.read, daemon=True)
+        reader.start()
+        yield
+    finally:
+        process.kill()
+        process.wait()
+        if reader is not None:
+            reader.join()
+
+
+def reach(world: World, command: str, port: int, says: str, interposer: str) -> None:
+    """`command` works to the listed name, and not to the other."""
+    for name in ("other.net.test", "listed.net.test"):
+        argv = ("sh", "-c", command.replace("{N}", name))
+        endpoints = policy(world, f"dns:listed.net.test:{port}")
+        result = run_inside(world, argv, interposer=interposer, policy=endpoints, timeout_s=60)
+        if name.startswith("listed"):
+            assert result.exit == 0, str(result)
+            assert says in result.stdout, str(result)
+        else:
+            assert result.exit != 0, str(result)
+            assert has_entry(result, world, Entry("net.dns", name)), str(result)
+
+
+def test_git_over_ssh(worlds: Worlds, servers: Servers) -> None:
+    port = kit.free_port()
+    with worlds.lend(uid_of("user")) as world:
+        folder = world.base / "sshd"
+        folder.mkdir()
+        os.chown(folder, world.uid, world.uid)
+        for key in ("host", "client"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
+            os.chown(folder / key, world.uid, world.uid)
+        shutil.copy(folder / "client", world.W / "key")
+        shutil.copy(folder / "client.pub", folder / "authorized")
+        os.chown(world.W / "key", world.uid, world.uid)
+        (folder / "config").write_text(
+            f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized\n"
+            "UsePAM no\nStrictModes no\nPasswordAuthentication no\nPidFile none\n"
+            f"ForceCommand git -c safe.directory=* upload-pack {servers.www}/repo.git\n"
+        )
+        # The account is whoever runs the tests: it needs a shell, by which sshd runs the command.
+        account = subprocess.run(["id", "-un"], check=True, capture_output=True, text=True).stdout.strip()
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)  # sshd of root wants it; packages make it when the service starts
+        ssh = (
+            f"ssh -F none -i {world.W}/key -p {port} -l {account} -o StrictHostKeyChecking=no -o IdentitiesOnly=yes"
+            " -o UserKnownHostsFile=/dev/null -o BatchMode=yes"
+        )
+        command = f"GIT_SSH_COMMAND='{ssh}' git clone -q {{N}}:repo.git c && cat c/file.txt"
+        with running(["/usr/sbin/sshd", "-D", "-e", "-f", str(folder / "config")], "listening on"):
+            reach(world, command, port, "content", "auto")
+
+
+def test_psql(worlds: Worlds, names: kit.Services, tmp_path: Path) -> None:
+    del tmp_path
+    port = kit.free_port()
+    initdb = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))[-1]
+    with worlds.lend(uid_of("user")) as world:
+        folder = world.base / "pg"
+        folder.mkdir()
+        os.chown(folder, world.uid, world.uid)
+        as_them = as_user(world.uid)
+        quiet = {"check": True, "capture_output": True, "cwd": "/"}
+        subprocess.run([*as_them, str(initdb), "-D", str(folder / "d"), "-A", "trust", "-U", "kit", "-N"], **quiet)  # type: ignore[call-overload]
+        options = ["-p", str(port), "-k", str(folder), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+        server = [*as_them, str(initdb.with_name("postgres")), "-D", str(folder / "d"), *options]
+        with running(server, "ready to accept connections", cwd="/"):
+            command = f"psql -h {{N}} -p {port} -U kit -Atc 'select 6 * 7' postgres"
+            reach(world, command, port, "42", "ptrace")
+
+
+def test_redis_cli(worlds: Worlds, names: kit.Services) -> None:
+    """The client is real, the server a few lines: what counts is how it gets there."""
+    import socketserver
+
+    class Pong(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while line := self.rfile.readline():
+                if line.strip().upper() == b"PING":
+                    self.wfile.write(b"+PONG\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Pong) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            port = server.server_address[1]
+            with worlds.lend(uid_of("user")) as world:
+                reach(world, f"redis-cli -h {{N}} -p {port} PING", port, "PONG", "auto")
+        finally:
+            server.shutdown()
+            thread.join()
