@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -18,9 +19,20 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import dns.message
 import pytest
 from conformance import services as kit
-from conformance.engine import Result, as_user, has_entry, run_inside, uid_of, verify
+from conformance.engine import (
+    Result,
+    akbox_command,
+    as_user,
+    environment,
+    has_entry,
+    policy_text,
+    run_inside,
+    uid_of,
+    verify,
+)
 from conformance.model import Entry
 from conformance.world import World, Worlds
 
@@ -184,12 +196,11 @@ PYTHON = [
 
 @pytest.fixture(scope="module")
 def client_python(worlds: Worlds) -> str:
-    """A virtual environment with the HTTP clients in it, readable by everybody."""
+    """The system's Python with the HTTP clients on its path, readable by everybody."""
     folder = worlds.root / "clients"
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    pip = [str(folder / "bin" / "pip"), "install", "-q", "--disable-pip-version-check", *PYTHON_CLIENTS]
-    subprocess.run(pip, check=True)
-    return str(folder / "bin" / "python")
+    options = ["-q", "--disable-pip-version-check", "--no-compile", "--target", str(folder)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, *PYTHON_CLIENTS, "pip"], check=True)
+    return f"env PYTHONPATH={folder} /usr/bin/python3"
 
 
 def policy(world: World, *connect: str) -> dict[str, object]:
@@ -344,3 +355,119 @@ def test_redis_cli(worlds: Worlds, names: kit.Services) -> None:
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.mark.parametrize(("user", "interposer"), [("user", "auto"), ("root", "ptrace")])
+def test_the_name_in_tls_must_be_allowed(worlds: Worlds, servers: Servers, user: str, interposer: str) -> None:
+    """Two names share an address; net.sni = "enforce" tells them apart, and lets what is not TLS pass elsewhere."""
+    curl = f"curl -sS -m10 --cacert {servers.certificate}"
+    fronted = f"{curl} --connect-to other.net.test:443:listed.net.test:{servers.https} https://other.net.test/"
+    ends = [f"dns:listed.net.test:{port}" for port in (servers.http, servers.https)]
+    with worlds.lend(uid_of(user)) as world:
+        without = run_inside(world, ("sh", "-c", fronted), policy=policy(world, *ends), interposer=interposer)
+        assert "hello" in without.stdout, str(without)  # what it is for
+        enforced = {**policy(world, *ends), "net.sni": "enforce"}
+        refused = run_inside(world, ("sh", "-c", fronted), policy=enforced, interposer=interposer)
+        assert refused.exit != 0, str(refused)
+        assert has_entry(refused, world, Entry("net.connect", f"dns:other.net.test:{servers.https}")), str(refused)
+        assert "net.sni" in refused.stderr, str(refused)
+        both = f"{curl} https://listed.net.test:{servers.https}/ && {curl} http://listed.net.test:{servers.http}/"
+        worked = run_inside(world, ("sh", "-c", both), policy=enforced, interposer=interposer)
+        assert worked.stdout == "hello\nhello\n", str(worked)
+
+
+def test_bytes_past_the_budget_are_cut_off(worlds: Worlds, servers: Servers) -> None:
+    (servers.www / "big").write_bytes(bytes(3_000_000))
+    curl = f"curl -sS -m10 http://listed.net.test:{servers.http}"
+    command = f"{curl}/big | wc -c; {curl}/big | wc -c; {curl}/ || echo refused"
+    with worlds.lend(uid_of("user")) as world:
+        spent = {**policy(world, f"dns:listed.net.test:{servers.http}"), "budgets.bytes": 4_000_000}
+        result = run_inside(world, ("sh", "-c", command), policy=spent)
+        first, second, third = result.stdout.split()
+        assert first == "3000000", str(result)
+        assert 0 < int(second) < 1_000_000, str(result)
+        assert third == "refused", str(result)
+        assert has_entry(result, world, Entry("net.send", "budget:bytes")), str(result)
+        assert has_entry(result, world, Entry("net.connect", f"dns:listed.net.test:{servers.http}")), str(result)
+        udp = {**policy(world, "udp+ip:127.0.0.1:9"), "budgets.bytes": 4_000_000}
+        send = "import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9))"
+        uncounted = run_inside(world, ("python3", "-c", send), policy=udp)
+        assert uncounted.exit != 0, str(uncounted)
+        assert "cannot count this" in uncounted.stderr, str(uncounted)
+
+
+PARALLEL = """
+import asyncio, os
+async def one(n):
+    reader, writer = await asyncio.open_connection('listed.net.test', {port})
+    writer.write(b'GET /' + str(n).encode() + b' HTTP/1.0\\r\\n\\r\\n')
+    data = await reader.read()
+    writer.close()
+    return data.split(b'\\r\\n\\r\\n')[-1] == str(n).encode()
+async def all_of_them():
+    before = len(os.listdir('/proc/self/fd'))
+    print(sum(await asyncio.gather(*(one(n) for n in range(500)))), len(os.listdir('/proc/self/fd')) - before)
+asyncio.run(all_of_them())
+"""
+
+
+@pytest.mark.parametrize("sni", ["off", "enforce"])
+def test_five_hundred_at_once(worlds: Worlds, names: kit.Services, sni: str) -> None:
+    """Each gets its own answer, directly and through the relay, and nothing is left open."""
+    import socketserver
+
+    class Mirror(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            path = self.rfile.readline().split()[1][1:]
+            self.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + path)
+
+    class Server(socketserver.ThreadingTCPServer):
+        request_queue_size = 1024
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Mirror) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            port = server.server_address[1]
+            with worlds.lend(uid_of("user")) as world:
+                rules = {**policy(world, f"dns:listed.net.test:{port}"), "net.sni": sni}
+                program = PARALLEL.replace("{port}", str(port))
+                result = run_inside(world, ("python3", "-c", program), policy=rules, timeout_s=120)
+                assert result.stdout == "500 0\n", str(result)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+STRANGER = """
+import socket, sys
+s = socket.socket(type=socket.SOCK_DGRAM)
+s.connect(("192.0.2.1", 53))
+print(s.getpeername()[1], flush=True)
+sys.stdin.readline()
+print(socket.gethostbyname("listed.net.test"), flush=True)
+"""
+
+
+def test_another_process_cannot_use_the_dns_server(worlds: Worlds, names: kit.Services) -> None:
+    """One of the same user, that knows the port: it gets no answer, while the agent does."""
+    names.clear()
+    query = dns.message.make_query("listed.net.test", "A").to_wire()
+    with worlds.lend(uid_of("user")) as world, socket.socket(type=socket.SOCK_DGRAM) as mine:
+        file = world.base / "policy.toml"
+        file.write_text(policy_text(world, policy(world, "dns:listed.net.test:80")))
+        argv = [*as_user(world.uid), *akbox_command(), "run", "-p", str(file), "--", "/usr/bin/python3", "-c", STRANGER]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=environment(world), cwd=world.W, text=True) as run:
+            assert run.stdout is not None
+            end = ("127.0.0.1", int(run.stdout.readline()))
+            mine.sendto(query, end)
+            asked = len(names.heard("DNS"))
+            answer, _ = run.communicate("go\n", timeout=60)
+            assert answer == "127.0.0.1\n"
+            assert run.returncode == 0
+        assert asked == 0
+        mine.setblocking(False)
+        with pytest.raises(OSError, match=r"temporarily unavailable|refused"):
+            mine.recv(512)
