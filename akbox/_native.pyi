@@ -26,7 +26,8 @@ class Policy:
 
 class Names:
     """Pins and led sockets of one run (native/names.h). The ports: where our DNS server and the relay listen on
-    127.0.0.1 and ::1, 0 for none. relayed: AK_RELAY_*, which connections go to the relay. Thread-safe."""
+    127.0.0.1 and ::1, 0 for none. relayed: AK_RELAY_*, which connections go to the relay (with no relay:
+    are refused). above: of the agent that started this one. Thread-safe."""
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class Names:
         relay4: int = 0,
         relay6: int = 0,
         relayed: int = 0,
+        above: Names | None = None,
     ) -> None: ...
     def pin(self, address: bytes, name: str | bytes, seconds: int, rules: bytes) -> None:
         """`address` (16 bytes, IPv4 as mapped IPv6) was handed out for `name`; 2^32-1 seconds: as long as the run.

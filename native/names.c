@@ -1,6 +1,8 @@
 /* Pins and led sockets; see names.h. Nothing here reads the agent. */
 #include "names.h"
 
+#include "policy_blob.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -23,6 +25,7 @@ struct pin {
 struct ak_names {
 	struct ak_own_server udp, tcp, relay;   /* read-only */
 	unsigned relayed;
+	struct ak_names *above;
 	atomic_bool spent;
 
 	pthread_mutex_t pins_lock;      /* guards the pins */
@@ -46,7 +49,7 @@ static uint64_t now_ns(void)
 }
 
 struct ak_names *ak_names_new(const struct ak_own_server *udp, const struct ak_own_server *tcp,
-			      const struct ak_own_server *relay, unsigned relayed)
+			      const struct ak_own_server *relay, unsigned relayed, struct ak_names *above)
 {
 	struct ak_names *n = calloc(1, sizeof *n);
 	if (!n)
@@ -55,6 +58,7 @@ struct ak_names *ak_names_new(const struct ak_own_server *udp, const struct ak_o
 	n->tcp = *tcp;
 	n->relay = *relay;
 	n->relayed = relayed;
+	n->above = above;
 	pthread_mutex_init(&n->pins_lock, NULL);
 	pthread_mutex_init(&n->led_lock, NULL);
 	return n;
@@ -156,8 +160,9 @@ int ak_pin(struct ak_names *n, const uint8_t addr[16], const char *name, size_t 
 	return error;
 }
 
-struct ak_verdict ak_pins_judge(struct ak_names *n, enum ak_net_proto proto, const uint8_t *addr, size_t addr_len,
-				uint16_t port, char name[AK_HOST_MAX + 1])
+/* What the rules say on the names that the address was handed out for in this table. A rule that is over is passed by. */
+static struct ak_verdict judge_pins(const struct ak_policy *p, struct ak_names *n, enum ak_net_proto proto, const uint8_t *addr,
+				    size_t addr_len, uint16_t port, char name[AK_HOST_MAX + 1])
 {
 	static const uint8_t decision[3] = {AK_ALLOW, AK_ASK, AK_DENY};
 	struct ak_verdict v = {.rule = AK_NO_RULE, .decision = AK_DENY};
@@ -167,26 +172,53 @@ struct ak_verdict ak_pins_judge(struct ak_names *n, enum ak_net_proto proto, con
 	name[0] = 0;
 	uint64_t now = now_ns();
 	pthread_mutex_lock(&n->pins_lock);
-	for (const struct pin *p = n->buckets[bucket_of(whole)]; p; p = p->next) {
-		if (p->until_ns <= now || memcmp(p->addr, whole, 16) != 0)
+	for (const struct pin *pin = n->buckets[bucket_of(whole)]; pin; pin = pin->next) {
+		if (pin->until_ns <= now || memcmp(pin->addr, whole, 16) != 0)
 			continue;
 		if (!name[0])
-			memcpy(name, p->name, strlen(p->name) + 1);
-		for (size_t i = 0; i < p->count; i++) {
-			const struct ak_pin_rule *r = &p->rules[i];
+			memcpy(name, pin->name, strlen(pin->name) + 1);
+		for (size_t i = 0; i < pin->count; i++) {
+			const struct ak_pin_rule *r = &pin->rules[i];
 			if (r->proto != proto || port < r->low || port > r->high || r->effect > 2)
 				continue;
 			if (r->effect < best || (r->effect == best && r->rule >= v.rule))
 				continue;
+			if (r->effect != 2 && ak_rule_over(p, r->rule))
+				continue;
 			best = r->effect;
 			v.rule = r->rule;
-			memcpy(name, p->name, strlen(p->name) + 1);
+			memcpy(name, pin->name, strlen(pin->name) + 1);
 		}
 	}
 	pthread_mutex_unlock(&n->pins_lock);
 	if (best >= 0)
 		v.decision = decision[best];
 	return v;
+}
+
+/* deny > ask > allow > no rule at all. */
+static int weight(struct ak_verdict v)
+{
+	if (v.rule == AK_NO_RULE)
+		return 0;
+	return v.decision == AK_ALLOW ? 1 : v.decision == AK_ASK ? 2 : 3;
+}
+
+struct ak_verdict ak_judge_named(const struct ak_policy *p, struct ak_names *n, enum ak_net_proto proto, const uint8_t *addr,
+				 size_t addr_len, uint16_t port, char name[AK_HOST_MAX + 1])
+{
+	char unused[AK_HOST_MAX + 1];
+	struct ak_verdict v = ak_policy_net_own(p, AK_NET_CONNECT, proto, addr, addr_len, port), by_name = {.rule = AK_NO_RULE};
+	name[0] = 0;
+	if (n)
+		by_name = judge_pins(p, n, proto, addr, addr_len, port, name);
+	if (weight(by_name) > weight(v))
+		v = by_name;
+	else if (weight(v))
+		name[0] = 0;            /* a rule on addresses decided */
+	if (!p->parent || v.decision == AK_DENY)
+		return v;
+	return ak_stricter(p, v, ak_judge_named(p->parent, n ? n->above : NULL, proto, addr, addr_len, port, unused));
 }
 
 /* ---- led sockets ------------------------------------------------------------------------------------------------- */

@@ -39,9 +39,10 @@ struct ak_led {
 
 struct ak_names;
 
-/* `udp`, `tcp`: the DNS server; `relay`: where connections go that `relayed` (AK_RELAY_*) says. NULL: ENOMEM. */
+/* `udp`, `tcp`: the DNS server; `relay`: where connections go that `relayed` (AK_RELAY_*) says. `above`: of the
+ * agent that started this one, NULL for none; it must outlive this. NULL: ENOMEM. */
 struct ak_names *ak_names_new(const struct ak_own_server *udp, const struct ak_own_server *tcp,
-			      const struct ak_own_server *relay, unsigned relayed);
+			      const struct ak_own_server *relay, unsigned relayed, struct ak_names *above);
 /* Does the policy have rules on names, so that port 53 is ours? */
 bool ak_names_serves_dns(const struct ak_names *n);
 unsigned ak_names_relayed(const struct ak_names *n);
@@ -55,10 +56,11 @@ void ak_names_free(struct ak_names *n);
 int ak_pin(struct ak_names *n, const uint8_t addr[16], const char *name, size_t name_len, uint32_t seconds,
 	   const struct ak_pin_rule *rules, size_t count);
 
-/* What the names say that `addr` (4 or 16 bytes) was handed out for: deny > ask > allow over all of them. `name` gets one of
- * them: the one whose rule decided, or any; "" when there is none. */
-struct ak_verdict ak_pins_judge(struct ak_names *n, enum ak_net_proto proto, const uint8_t *addr, size_t addr_len,
-				uint16_t port, char name[AK_HOST_MAX + 1]);
+/* Connecting to `addr` (4 or 16 bytes), by rules on addresses and by those on the names that it was handed out for, deny >
+ * ask > allow over all of them, and only what every agent above may do too. `name` gets the name whose rule decided, or, where
+ * no rule did, one of the address's; else "". */
+struct ak_verdict ak_judge_named(const struct ak_policy *p, struct ak_names *n, enum ak_net_proto proto, const uint8_t *addr,
+				 size_t addr_len, uint16_t port, char name[AK_HOST_MAX + 1]);
 
 /* Turns `addr` (AF_INET or AF_INET6) into that of our DNS server, in the same family. False: there is none. */
 bool ak_lead_to_dns(const struct ak_names *n, enum ak_net_proto proto, struct sockaddr_storage *addr, socklen_t *len);

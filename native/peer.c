@@ -94,25 +94,16 @@ uint64_t ak_socket_inode(const struct ak_socket *s)
 	return fstat(s->fd, &st) == 0 ? st.st_ino : 0;
 }
 
-/* deny > ask > allow > no rule at all. */
-static int weight(struct ak_verdict v)
-{
-	if (v.rule == AK_NO_RULE)
-		return 0;
-	return v.decision == AK_ALLOW ? 1 : v.decision == AK_ASK ? 2 : 3;
-}
-
-/* What the names say that the address was handed out for. An address that no rule is about is called by its name, so that
- * the entry says what a rule would have to say. */
+/* Also by the names that the address was handed out for. An address that no rule is about is called by its name, so that the
+ * entry says what a rule would have to say. */
 static void judge_by_name(struct ak_call *c, const struct ak_socket *s, const char *kind, const uint8_t *ip, size_t ip_len,
 			  struct ak_peer *p)
 {
 	char name[AK_HOST_MAX + 1];
-	struct ak_verdict v = ak_pins_judge(c->enforcer->net_names, (enum ak_net_proto)transport(s), ip, ip_len,
-					    (uint16_t)p->port, name);
-	if (!name[0] || weight(v) < weight(p->verdict) || (weight(p->verdict) && weight(v) == weight(p->verdict)))
+	p->verdict = ak_judge_named(c->config->policy, c->enforcer->net_names, (enum ak_net_proto)transport(s), ip, ip_len,
+				    (uint16_t)p->port, name);
+	if (!name[0])
 		return;
-	p->verdict = v;
 	snprintf(p->target2, sizeof p->target2, "%.*s", (int)sizeof p->target2 - 1, p->target);
 	snprintf(p->target, sizeof p->target, "%sdns:%s:%u", kind, name, (unsigned)p->port);
 }
@@ -168,21 +159,29 @@ static void judge_more(struct ak_call *c, const struct ak_socket *s, enum ak_net
 {
 	struct ak_names *names = c->enforcer->net_names;
 	bool dns = ak_names_serves_dns(names);
-	unsigned relayed = ak_names_relayed(names);
 	if (op == AK_NET_BIND && dns && p->port == 0 && p->verdict.rule == AK_NO_RULE && is_unspecified(ip, ip_len))
 		p->verdict.decision = AK_ALLOW; /* as the first send or connect would; resolvers bind before they ask */
-	if (op == AK_NET_CONNECT && dns && p->port == AK_DNS_PORT && weight(p->verdict) < 2) {
+	bool denied = p->verdict.decision == AK_DENY && p->verdict.rule != AK_NO_RULE;
+	if (op == AK_NET_CONNECT && dns && p->port == AK_DNS_PORT && !denied)
 		lead_to_dns(c, s, p);
-		return;
-	}
-	if (op == AK_NET_CONNECT && dns)
+	else if (op == AK_NET_CONNECT)
 		judge_by_name(c, s, kind, ip, ip_len, p);
-	if (p->verdict.decision == AK_ALLOW && (relayed & AK_RELAY_ALL))
-		judge_budget(c, s, op, p);
+}
+
+/* What is allowed, by a rule or a person, and has to go through the relay. */
+static void send_through(struct ak_call *c, const struct ak_socket *s, enum ak_net_op op, struct ak_peer *p)
+{
+	struct ak_names *names = c->enforcer->net_names;
 	bool named = strncmp(p->target, "dns:", 4) == 0;
+	if (!names || transport(s) < 0 || p->led_tcp || strcmp(p->target2, "akbox:dns") == 0)
+		return;
+	unsigned relayed = ak_names_relayed(names);
+	if (relayed & AK_RELAY_ALL)
+		judge_budget(c, s, op, p);
 	if (p->verdict.decision == AK_ALLOW && op == AK_NET_CONNECT && transport(s) == AK_TCP && relayed &&
 	    (named || (relayed & AK_RELAY_ALL)))
 		lead_to_relay(c, named, p);
+	p->error = p->verdict.decision == AK_ALLOW ? 0 : EACCES;
 }
 
 static void judge_ip(struct ak_call *c, const struct ak_socket *s, enum ak_net_op op, const uint8_t *ip, size_t ip_len,
@@ -381,13 +380,15 @@ int ak_peer_judge(struct ak_call *c, const struct ak_socket *s, enum ak_net_op o
 {
 	static const uint16_t effects[] = {[AK_NET_CONNECT] = 0x200, [AK_NET_BIND] = 0x202, [AK_NET_LISTEN] = 0x203};
 	int error = judge_peer(c, s, op, addr, len, p);
-	if (error || p->verdict.decision != AK_ASK)
+	bool ip = s->domain == AF_INET || s->domain == AF_INET6;
+	if (error)
 		return error;
-	bool approved = ak_approved(c, effects[op], 0, p->verdict.rule, p->target, NULL);
-	if (approved) {
+	if (p->verdict.decision == AK_ASK && ak_approved(c, effects[op], 0, p->verdict.rule, p->target, NULL)) {
 		p->verdict.decision = AK_ALLOW;
 		p->error = 0;
 	}
+	if (ip && p->verdict.decision == AK_ALLOW)
+		send_through(c, s, op, p);
 	if (c->asks)                    /* answered anew on another thread; until then there is nothing to record */
 		p->record = false;
 	return 0;

@@ -14,6 +14,7 @@ _Static_assert(sizeof(struct ak_pin_rule) == 12, "akbox/linux/pins.py packs it")
 typedef struct {
 	PyObject_HEAD
 	struct ak_names *names;
+	PyObject *above;                /* Names that `names` leads to, or NULL */
 } NamesObject;
 
 static struct ak_own_server server(unsigned v4_port, unsigned v6_port)
@@ -34,13 +35,17 @@ static struct ak_own_server server(unsigned v4_port, unsigned v6_port)
 
 static PyObject *names_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-	static char *words[] = {"udp4", "udp6", "tcp4", "tcp6", "relay4", "relay6", "relayed", NULL};
+	static char *words[] = {"udp4", "udp6", "tcp4", "tcp6", "relay4", "relay6", "relayed", "above", NULL};
 	allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	unsigned udp4, udp6, tcp4, tcp6, relay4 = 0, relay6 = 0, relayed = 0;
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIII|III:Names", words, &udp4, &udp6, &tcp4, &tcp6, &relay4, &relay6,
-					 &relayed))
+	PyObject *above = Py_None;
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIII|IIIO:Names", words, &udp4, &udp6, &tcp4, &tcp6, &relay4, &relay6,
+					 &relayed, &above))
 		return NULL;
-	if ((udp4 | udp6 | tcp4 | tcp6 | relay4 | relay6) > UINT16_MAX || (relayed && !relay4)) {
+	struct ak_names *others = above == Py_None ? NULL : ak_py_names_get(above);
+	if (above != Py_None && !others)
+		return NULL;
+	if ((udp4 | udp6 | tcp4 | tcp6 | relay4 | relay6) > UINT16_MAX) {
 		PyErr_SetString(PyExc_ValueError, "a port is out of range");
 		return NULL;
 	}
@@ -48,10 +53,14 @@ static PyObject *names_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 	if (!self)
 		return NULL;
 	struct ak_own_server udp = server(udp4, udp6), tcp = server(tcp4, tcp6), relay = server(relay4, relay6);
-	self->names = ak_names_new(&udp, &tcp, &relay, relayed);
+	self->names = ak_names_new(&udp, &tcp, &relay, relayed, others);
 	if (!self->names) {
 		Py_DECREF(self);
 		return PyErr_NoMemory();
+	}
+	if (others) {
+		Py_INCREF(above);
+		self->above = above;
 	}
 	return (PyObject *)self;
 }
@@ -61,6 +70,7 @@ static void names_dealloc(PyObject *self)
 	PyTypeObject *type = Py_TYPE(self);
 	freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 	ak_names_free(((NamesObject *)self)->names);
+	Py_XDECREF(((NamesObject *)self)->above);
 	release(self);
 	Py_DECREF(type);
 }

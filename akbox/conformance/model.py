@@ -87,6 +87,7 @@ class Case:
     beyond: str = ""  # why enforcement refuses or allows what explain, asked about the path alone, says otherwise
     programs: tuple[str, ...] = ()  # beyond a minimal system's: where one is absent the case cannot be run
     starts: bool = True  # False: akbox refuses to start it, so that there may be no log
+    network: bool = False  # needs listeners and a DNS server (services.py)
     terminal: bool = False  # standard input is a terminal of its own
     timeout_s: float = 30
 
@@ -103,7 +104,8 @@ def exit_fits(got: int, wanted: int | tuple[int, ...] | None) -> bool:
 
 
 def turns(cases: list[Case], whole: tuple[str, ...] = ()) -> list[Case]:
-    """For long tables: each case in one of the four ways to run it, in turn; those named in `whole` in all four."""
+    """For long tables of network cases: each in one of the four ways to run it, in turn; those named in `whole` in all
+    four."""
     ways = (("user", "auto"), ("root", "ptrace"), ("user", "ptrace"), ("root", "auto"))
     taken = []
     for n, case in enumerate(cases):
@@ -111,7 +113,9 @@ def turns(cases: list[Case], whole: tuple[str, ...] = ()) -> list[Case]:
         if case.id not in whole:
             users = (user,) if os.geteuid() == 0 else ("user",)
             case = replace(case, users=users, interposers=(interposer,))
-        taken.append(case)
+        outer = case.command[0]
+        programs = case.programs or (() if outer.startswith(("/", "{")) else (outer,))
+        taken.append(replace(case, network=True, programs=programs))
     return taken
 
 

@@ -6,6 +6,7 @@ remembers what must not change, with contents and metadata, and says what did.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -22,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .services import Services
+    from akbox.conformance.services import Services
 
 ORDINARY_UID = 65534
 MARK = "HOST-SECRET"  # the first bytes of everything that must never be read
@@ -160,7 +161,6 @@ class Worlds:
 
     def new(self, uid: int) -> World:
         world = make_world(self.root / str(next(self.numbers)), uid, self.helpers)
-        world.services = self.services
         world.hp = self.host_process(uid)
         world.hp_address = writable_mapping(world.hp)
         return world
@@ -173,9 +173,15 @@ class Worlds:
             return self.processes[uid].pid
 
     @contextmanager
-    def lend(self, uid: int) -> Iterator[World]:
+    def lend(self, uid: int, network: bool = False) -> Iterator[World]:
+        """`network`: with servers of its own, which live as long as it is lent."""
         world = self.new(uid)
-        yield world
+        with contextlib.ExitStack() as servers:
+            if network:
+                from akbox.conformance.services import Services
+
+                world.services = servers.enter_context(Services())
+            yield world
         shutil.rmtree(world.base)  # kept when the test failed, until the session ends
 
     def __enter__(self) -> Worlds:

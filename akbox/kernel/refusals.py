@@ -122,7 +122,7 @@ def _asks_the_way(agent: Agent, target: str) -> bool:
     twin = target.removeprefix("udp+")
     if not target.startswith("udp+dns:"):
         return False
-    return twin.endswith((":0", ":9")) or agent.decide(Op.NET_CONNECT, twin).decision == ALLOW
+    return twin.endswith((":0", ":9")) or agent.decide(Op.NET_CONNECT, twin, need=0, target2=None).decision == ALLOW
 
 
 def _why(event: Event, rule: str | None, by_policy: int) -> str:

@@ -25,7 +25,6 @@ from msgspec import Struct
 from akbox.linux.pins import Pins
 from akbox.linux.resolvers import Server
 from akbox.linux.upstream import NoAnswer, ask
-from akbox.policy.compiled import CompiledPolicy
 from akbox.policy.matcher import ALLOW, DENY, NO_RULE
 from akbox.policy.netpatterns import Address, canonical_host
 from akbox.policy.patterns import PatternError
@@ -54,7 +53,7 @@ class Lookup(Struct, frozen=True):
 class Answerer(Struct, frozen=True):
     """Answers queries; `note` is called with each before its answer leaves, and may raise to stop it."""
 
-    policy: CompiledPolicy
+    decide: Callable[[str], tuple[int, int]]  # a canonical name's verdict: the decision, the rule's number or NO_RULE
     pins: Pins
     upstream: list[Server]
     stop: int  # as in waiting.py
@@ -78,16 +77,15 @@ class Answerer(Struct, frozen=True):
             return _response(query, dns.rcode.REFUSED)
         name, rdtype = query.question[0].name, int(query.question[0].rdtype)
         host = _host_of(name)
-        found = None if host is None else self.policy.judge_name(host)
+        decision, rule = (DENY, NO_RULE) if host is None else self.decide(host)
         if rdtype in _META_TYPES:
             return _response(query, dns.rcode.NOTIMP)
-        if host is None or found is None or found.decision != ALLOW:
-            rule = found.rule if found is not None and found.decision == DENY else NO_RULE
+        if host is None or decision != ALLOW:
             note(Lookup(host or _printable(name), rdtype, False, rule, errno.EACCES))
             return _response(
                 query, dns.rcode.NXDOMAIN, dns.edns.EDECode.BLOCKED, "no rule of the policy allows this name"
             )
-        return self._look_up(query, host, rdtype, found.rule, note)
+        return self._look_up(query, host, rdtype, rule, note)
 
     def _look_up(
         self, query: dns.message.Message, host: str, rdtype: int, rule: int, note: Callable[[Lookup], None]

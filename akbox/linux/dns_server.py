@@ -25,7 +25,6 @@ from akbox.linux.listening import Pair
 from akbox.linux.pins import Pins
 from akbox.linux.resolvers import servers
 from akbox.linux.waiting import Stopped, read_message, write_message
-from akbox.policy.compiled import CompiledPolicy
 
 if TYPE_CHECKING:
     from akbox.linux.answers import Answerer, Lookup
@@ -44,21 +43,22 @@ class DnsServer:
 
     def __init__(
         self,
-        policy: CompiledPolicy,
+        decide: Callable[[str], tuple[int, int]],
         ring: _native.Ring,
         names: _native.Names,
+        pins: Pins,
         udp: Pair,
         tcp: Pair,
         on_failure: Callable[[str], None],
     ) -> None:
         self._upstream = servers(os.environ)
-        self._policy = policy
+        self._decide = decide
         self._ring = ring
         self._names = names
         self._udp = udp
         self._tcp = tcp
         self._on_failure = on_failure
-        self._pins = Pins(policy, names)
+        self._pins = pins
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._work: queue.Queue[Callable[[], None] | None] = queue.Queue(_WAITING_MAX)
         self._workers: list[threading.Thread] = []
@@ -170,7 +170,7 @@ class DnsServer:
             if self._answerer is None:
                 from akbox.linux.answers import Answerer
 
-                self._answerer = Answerer(self._policy, self._pins, self._upstream, self._wake)
+                self._answerer = Answerer(self._decide, self._pins, self._upstream, self._wake)
         return self._answerer.answer(wire, lambda lookup: self._record(lookup, who), udp=udp)
 
     def _record(self, lookup: Lookup, who: Who) -> None:

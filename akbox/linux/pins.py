@@ -21,21 +21,27 @@ _RULE = struct.Struct("<IHHBB2x")  # struct ak_pin_rule of native/names.h
 _EFFECTS = {E_ALLOW: 0, E_ASK: 1, E_DENY: 2}
 _PROTOCOLS = {"tcp": TCP, "udp": UDP}
 FOREVER = 0xFFFF_FFFF
+HOSTS = Path("/etc/hosts")
 _HOSTS_BYTES_MAX = 1 << 20
 
 
 class Pins:
     """The names' side of one run's policy. Thread-safe: nothing changes after it was made, but for what C guards."""
 
-    def __init__(self, policy: CompiledPolicy, names: _native.Names, hosts: Path = Path("/etc/hosts")) -> None:
+    def __init__(
+        self, policy: CompiledPolicy, names: _native.Names, *, hosts: Path = HOSTS, above: Pins | None = None
+    ) -> None:
         self._policy = policy
         self._names = names
+        self._above = above  # of the agent that started this one, whose rules on the name must hold too
         self._excused = [n for n, pieces in policy.net.by_network.items() if any(_connects(p.best) for p in pieces)]
         self.hosts: dict[str, list[Address]] = {}  # of the host's own file, as far as its names are allowed
         self._pin_hosts(hosts)
 
     def pin(self, host: str, address: Address, seconds: int) -> None:
         """From now on rules on `host` cover `address`. Raises OSError(ENOSPC) when too many are pinned."""
+        if self._above is not None:
+            self._above.pin(host, address, seconds)
         mapped = address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
         self._names.pin(mapped, host.encode(), seconds, self._rules(host))
 

@@ -25,12 +25,7 @@ from akbox import _native
 from akbox.kernel.ops import Op
 from akbox.linux.client_hello import HELLO_MAX, parse_hello
 from akbox.linux.listening import Pair, reset
-from akbox.policy.compiled import CompiledPolicy
-from akbox.policy.matcher import ALLOW
-from akbox.policy.netpatterns import canonical_host
-from akbox.policy.patterns import PatternError
 
-RELAY_NAMED, RELAY_ALL = 1, 2  # native/names.h
 TLS_PORTS = frozenset((443, 465, 563, 636, 853, 989, 990, 992, 993, 994, 995, 5061, 8443))
 _HELLO_S = 30.0
 _TICK_S = 0.2
@@ -53,21 +48,24 @@ class _Coming(Struct, eq=False):
 
 
 class Relay:
-    """Made and started before the agent, closed after its end. limit: bytes in both directions, None for no limit;
+    """Made and started before the agent, closed after its end. allows: may this name be connected to on this port?
+    limit: bytes in both directions, None for no limit;
     `charge` is told how many more were moved, `on_failure` when it can serve no more."""
 
     def __init__(
         self,
-        policy: CompiledPolicy,
+        allows: Callable[[str, int], bool],
         ring: _native.Ring,
         names: _native.Names,
         listeners: Pair,
         *,
+        enforce_sni: bool,
         limit: int | None,
         charge: Callable[[int], None],
         on_failure: Callable[[str], None],
     ) -> None:
-        self._policy = policy
+        self._allows = allows
+        self._enforce_sni = enforce_sni
         self._ring = ring
         self._names = names
         self._listeners = [s for s in listeners if s is not None]
@@ -179,7 +177,7 @@ class Relay:
         self._selector.unregister(coming.server)
         if coming.server.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._drop(coming)
-        elif coming.named and self._policy.sni_enforced:
+        elif coming.named and self._enforce_sni:
             coming.deadline = time.monotonic() + _HELLO_S
             self._selector.register(coming.server, selectors.EVENT_READ, lambda: self._server_first(coming))
             self._selector.register(coming.agent, selectors.EVENT_READ, lambda: self._hello(coming))
@@ -225,13 +223,6 @@ class Relay:
             self._refuse(coming, "", "tls:none")
         else:
             self._go(coming)
-
-    def _allows(self, name: str, port: int) -> bool:
-        try:
-            host = canonical_host(name)
-        except PatternError:
-            return False
-        return self._policy.decide(Op.NET_CONNECT, f"dns:{host}:{port}").decision == ALLOW
 
     def _refuse(self, coming: _Coming, name: str, why: str) -> None:
         address, port = str(coming.meant[0]), coming.meant[1]

@@ -296,8 +296,8 @@ class Run:
             things.callback(self._control.close)
         self.agent.layer_ends(self._rule_over)
         things.callback(self._close_watchdog)
-        if self.plan.filter.names or self.plan.policy.budgets.get("bytes") is not None:
-            self._net = self._make_net()
+        self._net = self._make_net()
+        if self._net is not None:
             things.callback(self._net.close)
         enforcer = self._launch()
         doors = Doors(self.kernel, self.agent.id)
@@ -339,13 +339,14 @@ class Run:
                 f"{what} was revoked, and audit.level = writes leaves reads to Landlock, which cannot take it back"
             )
 
-    def _make_net(self) -> NetServices:
+    def _make_net(self) -> NetServices | None:
+        above = None if self._above is None else self._above._net
+        policy, agent = self.plan.policy, self.agent
+        if not policy.names and above is None and agent.ledger.limit("bytes") is None:
+            return None
         from akbox.linux.net_services import NetServices
 
-        def charge(count: int) -> None:
-            self.agent.ledger.charge("bytes", count)
-
-        return NetServices(self.plan.policy, self._ring, charge=charge, on_failure=self.fail)
+        return NetServices(policy, agent, self._ring, above=above, on_failure=self.fail)
 
     def _ptrace_calls(self, enforcer: _native.Enforcer) -> PtraceCalls:
         from akbox.linux.inject import Injector

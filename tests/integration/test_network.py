@@ -21,8 +21,9 @@ from pathlib import Path
 
 import dns.message
 import pytest
-from conformance import services as kit
-from conformance.engine import (
+
+from akbox.conformance import services as kit
+from akbox.conformance.engine import (
     Result,
     akbox_command,
     as_user,
@@ -33,8 +34,8 @@ from conformance.engine import (
     uid_of,
     verify,
 )
-from conformance.model import Entry
-from conformance.world import World, Worlds
+from akbox.conformance.model import Entry
+from akbox.conformance.world import World, Worlds
 
 NAMES = {f"{name}.net.test": {"A": ["127.0.0.1"]} for name in ("listed", "other")}
 PYTHON_CLIENTS = ("requests==2.34.2", "httpx==0.28.1", "aiohttp==3.14.0")
@@ -50,7 +51,8 @@ class Quiet(SimpleHTTPRequestHandler):
 class Servers:
     """An HTTP and an HTTPS server for one directory, and the kit's DNS."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: kit.Services) -> None:
+        self.names = names
         self.www = folder / "www"
         self.www.mkdir(parents=True)
         self.certificate = folder / "ca.pem"
@@ -85,18 +87,16 @@ def make_certificate(certificate: Path, key: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def names(worlds: Worlds) -> Iterator[kit.Services]:
+def names() -> Iterator[kit.Services]:
     kit.ZONE.update(NAMES)
     with kit.Services() as made:
-        worlds.services = made
         yield made
-        worlds.services = None
 
 
 @pytest.fixture(scope="module")
 def servers(worlds: Worlds, names: kit.Services) -> Iterator[Servers]:
     folder = worlds.root / "net"
-    made = Servers(folder)
+    made = Servers(folder, names)
     (made.www / "index.html").write_text("hello\n")
     repository(made.www)
     package_index(made.www)
@@ -203,6 +203,14 @@ def client_python(worlds: Worlds) -> str:
     return f"env PYTHONPATH={folder} /usr/bin/python3"
 
 
+@contextlib.contextmanager
+def lent(worlds: Worlds, names: kit.Services, user: str) -> Iterator[World]:
+    """A world that asks this module's DNS server."""
+    with worlds.lend(uid_of(user)) as world:
+        world.services = names
+        yield world
+
+
 def policy(world: World, *connect: str) -> dict[str, object]:
     """What the kit's policy lacks for such programs, and the endpoints."""
     root = str(world.base.parent)
@@ -228,7 +236,7 @@ def test_python_clients(worlds: Worlds, servers: Servers, client_python: str) ->
 def check_client(worlds: Worlds, servers: Servers, client: Client, python: str) -> None:
     port = servers.http if client.port == "HTTP" else servers.https
     places = {"HTTP": servers.http, "HTTPS": servers.https, "CA": servers.certificate, "PY": python}
-    with worlds.lend(uid_of(client.user)) as world:
+    with lent(worlds, servers.names, client.user) as world:
 
         def run(name: str) -> Result:
             command = client.command
@@ -289,7 +297,7 @@ def reach(world: World, command: str, port: int, says: str, interposer: str) -> 
 
 def test_git_over_ssh(worlds: Worlds, servers: Servers) -> None:
     port = kit.free_port()
-    with worlds.lend(uid_of("user")) as world:
+    with lent(worlds, servers.names, "user") as world:
         folder = world.base / "sshd"
         folder.mkdir()
         os.chown(folder, world.uid, world.uid)
@@ -321,7 +329,7 @@ def test_psql(worlds: Worlds, names: kit.Services, tmp_path: Path) -> None:
     del tmp_path
     port = kit.free_port()
     initdb = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))[-1]
-    with worlds.lend(uid_of("user")) as world:
+    with lent(worlds, names, "user") as world:
         folder = world.base / "pg"
         folder.mkdir()
         os.chown(folder, world.uid, world.uid)
@@ -350,7 +358,7 @@ def test_redis_cli(worlds: Worlds, names: kit.Services) -> None:
         thread.start()
         try:
             port = server.server_address[1]
-            with worlds.lend(uid_of("user")) as world:
+            with lent(worlds, names, "user") as world:
                 reach(world, f"redis-cli -h {{N}} -p {port} PING", port, "PONG", "auto")
         finally:
             server.shutdown()
@@ -363,7 +371,7 @@ def test_the_name_in_tls_must_be_allowed(worlds: Worlds, servers: Servers, user:
     curl = f"curl -sS -m10 --cacert {servers.certificate}"
     fronted = f"{curl} --connect-to other.net.test:443:listed.net.test:{servers.https} https://other.net.test/"
     ends = [f"dns:listed.net.test:{port}" for port in (servers.http, servers.https)]
-    with worlds.lend(uid_of(user)) as world:
+    with lent(worlds, servers.names, user) as world:
         without = run_inside(world, ("sh", "-c", fronted), policy=policy(world, *ends), interposer=interposer)
         assert "hello" in without.stdout, str(without)  # what it is for
         enforced = {**policy(world, *ends), "net.sni": "enforce"}
@@ -380,7 +388,7 @@ def test_bytes_past_the_budget_are_cut_off(worlds: Worlds, servers: Servers) -> 
     (servers.www / "big").write_bytes(bytes(3_000_000))
     curl = f"curl -sS -m10 http://listed.net.test:{servers.http}"
     command = f"{curl}/big | wc -c; {curl}/big | wc -c; {curl}/ || echo refused"
-    with worlds.lend(uid_of("user")) as world:
+    with lent(worlds, servers.names, "user") as world:
         spent = {**policy(world, f"dns:listed.net.test:{servers.http}"), "budgets.bytes": 4_000_000}
         result = run_inside(world, ("sh", "-c", command), policy=spent)
         first, second, third = result.stdout.split()
@@ -430,7 +438,7 @@ def test_five_hundred_at_once(worlds: Worlds, names: kit.Services, sni: str) -> 
         thread.start()
         try:
             port = server.server_address[1]
-            with worlds.lend(uid_of("user")) as world:
+            with lent(worlds, names, "user") as world:
                 rules = {**policy(world, f"dns:listed.net.test:{port}"), "net.sni": sni}
                 program = PARALLEL.replace("{port}", str(port))
                 result = run_inside(world, ("python3", "-c", program), policy=rules, timeout_s=120)
@@ -454,7 +462,7 @@ def test_another_process_cannot_use_the_dns_server(worlds: Worlds, names: kit.Se
     """One of the same user, that knows the port: it gets no answer, while the agent does."""
     names.clear()
     query = dns.message.make_query("listed.net.test", "A").to_wire()
-    with worlds.lend(uid_of("user")) as world, socket.socket(type=socket.SOCK_DGRAM) as mine:
+    with lent(worlds, names, "user") as world, socket.socket(type=socket.SOCK_DGRAM) as mine:
         file = world.base / "policy.toml"
         file.write_text(policy_text(world, policy(world, "dns:listed.net.test:80")))
         argv = [*as_user(world.uid), *akbox_command(), "run", "-p", str(file), "--", "/usr/bin/python3", "-c", STRANGER]

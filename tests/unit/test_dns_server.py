@@ -8,10 +8,11 @@ import queue
 import socket
 
 import pytest
-from test_names import compiled
+from test_names import compiled, decider
 
 from akbox.linux.dns_server import DnsServer, udp_inodes
 from akbox.linux.listening import listen
+from akbox.linux.pins import Pins
 
 
 class Broken:
@@ -38,7 +39,9 @@ def test_strangers_and_failures(table: type[Broken]) -> None:
     with contextlib.ExitStack() as undo:
         udp, tcp = listen(socket.SOCK_DGRAM, undo), listen(socket.SOCK_STREAM, undo)
         policy = compiled('dns = ["pub.test"]')
-        server = DnsServer(policy, None, table(), udp, tcp, failures.put)  # type: ignore[arg-type]
+        names = table()
+        pins = Pins(policy, names)  # type: ignore[arg-type]
+        server = DnsServer(decider(policy), None, names, pins, udp, tcp, failures.put)  # type: ignore[arg-type]
         server.start()
         with socket.create_connection(tcp[0].getsockname(), 10) as client:
             if table is Broken:

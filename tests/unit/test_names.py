@@ -9,7 +9,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dns.edns
@@ -105,8 +105,8 @@ def ask(
         file.write_text(hosts)
     stop = os.eventfd(0)
     try:
-        pins = Pins(policy, names, file)  # type: ignore[arg-type]
-        answerer = Answerer(policy, pins, [upstream.server], stop)
+        pins = Pins(policy, names, hosts=file)  # type: ignore[arg-type]
+        answerer = Answerer(decider(policy), pins, [upstream.server], stop)
         notes: list[Lookup] = []
         query = dns.message.make_query(name, kind, use_edns=0)
         wire = answerer.answer(query.to_wire(), notes.append, udp=True)
@@ -114,6 +114,14 @@ def ask(
         return dns.message.from_wire(wire), notes, names
     finally:
         os.close(stop)
+
+
+def decider(policy: CompiledPolicy) -> Callable[[str], tuple[int, int]]:
+    def decide(host: str) -> tuple[int, int]:
+        match = policy.judge_name(host)
+        return match.decision, match.rule
+
+    return decide
 
 
 def blocked(reply: dns.message.Message) -> bool:
@@ -196,8 +204,8 @@ def test_an_upstream_that_does_not_answer_is_servfail() -> None:
 @settings(max_examples=300, deadline=None)
 def test_no_query_raises_anything(data: bytes) -> None:
     policy = compiled('dns = ["pub.test"]')
-    pins = Pins(policy, Names(), Path("/nonexistent"))  # type: ignore[arg-type]
-    answerer = Answerer(policy, pins, [("127.0.0.1", 1)], -1)
+    pins = Pins(policy, Names(), hosts=Path("/nonexistent"))  # type: ignore[arg-type]
+    answerer = Answerer(decider(policy), pins, [("127.0.0.1", 1)], -1)
     for wire in (data, b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" + data):
         reply = answerer.answer(wire, lambda _lookup: None, udp=True)
         assert reply is None or reply[2] & 0x80

@@ -20,6 +20,9 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
+from akbox.conformance.model import require
+from akbox.conformance.world import World
+
 # name: {type: records}. LAN is this machine's own address beside loopback, FLIP alternates.
 ZONE: dict[str, dict[str, list[str]]] = {
     "listed.test": {"A": ["127.0.0.1"], "TXT": ['"text"'], "HTTPS": ["1 . alpn=h2 ipv4hint=127.0.0.1"]},
@@ -64,8 +67,9 @@ class Services:
         self.places["P3"] = str(free_port())
         self.abstract = socket.socket(socket.AF_UNIX)
         self._open.callback(self.abstract.close)
-        self.abstract.bind(f"\0akbox-kit-{os.getpid()}")
-        self.places["AH"] = f"@akbox-kit-{os.getpid()}"
+        unique = f"akbox-kit-{os.getpid()}-{self.places['P1']}"
+        self.abstract.bind(f"\0{unique}")
+        self.places["AH"] = f"@{unique}"
         self._listen(self.abstract)
         self.paths: dict[str, socket.socket] = {}
         self.environment = {"AKBOX_RESOLVER": f"127.0.0.1:{self.places['DNS']}"}
@@ -253,3 +257,10 @@ def own_address() -> str:
             s.connect(("198.51.100.1", 9))
         found = str(s.getsockname()[0])
     return "10.0.0.1" if found == "0.0.0.0" else found
+
+
+def services_of(world: World) -> Services:
+    """Of a world that was lent with them."""
+    require(world.services is not None, "the case does not say that it needs servers")
+    assert world.services is not None
+    return world.services

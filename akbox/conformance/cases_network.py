@@ -4,10 +4,12 @@ nothing else."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from .engine import Result
-from .model import AUTO, Case, Control, Entry, Expect, call, deny, ok, py, refused, sh, turns
-from .world import World
+from akbox.conformance.engine import Result
+from akbox.conformance.model import AUTO, Case, Control, Entry, Expect, call, deny, ok, py, refused, require, sh, turns
+from akbox.conformance.services import services_of
+from akbox.conformance.world import World
 
 Check = Callable[[World, Result], None]
 P1, P2 = "127.0.0.1:{P1}", "127.0.0.1:{P2}"
@@ -25,34 +27,31 @@ NO_SOCKET = Expect(exit=1, errnos=("EACCES",), entry=Entry(nr=SOCKET))
 
 
 def forget(world: World) -> None:
-    assert world.services is not None
-    world.services.clear()
+    services_of(world).clear()
 
 
 def silent(*names: str) -> Check:
     def check(world: World, result: Result) -> None:
-        assert world.services is not None
         for name in names:
-            assert world.services.heard(name) == [], f"{name} was reached\n{result}"
+            require(services_of(world).heard(name) == [], f"{name} was reached\n{result}")
 
     return check
 
 
 def reached(name: str, *what: str) -> Check:
     def check(world: World, result: Result) -> None:
-        assert world.services is not None
-        heard = world.services.heard(name)
-        assert heard, f"{name} was not reached\n{result}"
-        assert set(what) <= set(heard), f"{name} heard {heard}\n{result}"
+        heard = services_of(world).heard(name)
+        require(heard, f"{name} was not reached\n{result}")
+        require(set(what) <= set(heard), f"{name} heard {heard}\n{result}")
 
     return check
 
 
-def unreached(id: str, title: str, command: tuple[str, ...], expect: Expect, kind: str = "tcp", **more: object) -> Case:
+def unreached(id: str, title: str, command: tuple[str, ...], expect: Expect, kind: str = "tcp", **more: Any) -> Case:
     """Something that must not reach P1, and does reach it outside."""
     return Case(
         id, title, command, expect, prepare=forget, check=silent("P1"), after_control=reached("P1", kind), **more
-    )  # type: ignore[arg-type]
+    )
 
 
 def reaching(id: str, title: str, command: tuple[str, ...], policy: dict[str, object], what: str = "tcp") -> Case:
@@ -470,7 +469,7 @@ NAMES = [
         check=silent("P1"),
     ),
     *(
-        withheld("N31", name)
+        withheld(f"N31-{name}", name)
         for name in (
             "loop.test",
             "loop6.test",
@@ -481,7 +480,7 @@ NAMES = [
             "lan.test",
         )
     ),
-    *(withheld("N31-private", name, {"net.private": [name]}) for name in ("metadata.test", "metadata6.test")),
+    *(withheld(f"N31-private-{name}", name, {"net.private": [name]}) for name in ("metadata.test", "metadata6.test")),
     Case(
         "N31-hint",
         "a hint in an HTTPS record",

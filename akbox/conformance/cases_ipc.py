@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from .engine import Result
-from .model import Case, Entry, Expect, call, deny, ok, py, refused, sh, turns
-from .world import World
+from akbox.conformance.engine import Result
+from akbox.conformance.model import Case, Entry, Expect, call, deny, ok, py, refused, require, sh, turns
+from akbox.conformance.services import services_of
+from akbox.conformance.world import World
 
 Prepare = Callable[[World], None]
 SHM = "/dev/shm/akbox-kit-{HP}"
@@ -18,23 +20,21 @@ def listener(place: str) -> Prepare:
     """A host program's socket that listens there."""
 
     def prepare(world: World) -> None:
-        assert world.services is not None
-        world.services.clear()
-        world.services.listen_at(Path(world.fill(place)), world.uid)
+        services_of(world).listen_at(Path(world.fill(place)), world.uid)
 
     return prepare
 
 
 def called(place: str, expected: bool) -> Callable[[World, Result], None]:
     def check(world: World, result: Result) -> None:
-        assert world.services is not None
-        s = world.services.abstract if place == "{AH}" else world.services.paths[world.fill(place)]
-        assert world.services.called(s) is expected, str(result)
+        services = services_of(world)
+        s = services.abstract if place == "{AH}" else services.paths[world.fill(place)]
+        require(services.called(s) is expected, f"{place} was {'not ' if expected else ''}reached\n{result}")
 
     return check
 
 
-def peer(id: str, title: str, place: str, target: str | None = None, **more: object) -> Case:
+def peer(id: str, title: str, place: str, target: str | None = None, **more: Any) -> Case:
     """A host program's socket that must not be reached; outside it is."""
     return Case(
         id,
@@ -45,7 +45,7 @@ def peer(id: str, title: str, place: str, target: str | None = None, **more: obj
         check=called(place, False),
         after_control=called(place, True),
         **more,
-    )  # type: ignore[arg-type]
+    )
 
 
 def link(world: World) -> None:
