@@ -22,6 +22,46 @@ class Policy:
     def end(self, rule: int, at_ns: int) -> None:
         """Of a view: from CLOCK_BOOTTIME `at_ns` on (1: now) the rule grants nothing. Raises ValueError."""
 
+# ---- py_names.c ----------------------------------------------------------------------------------------------------
+
+class Names:
+    """Pins and led sockets of one run (native/names.h). The ports: where our DNS server and the relay listen on
+    127.0.0.1 and ::1, 0 for none. relayed: AK_RELAY_*, which connections go to the relay (with no relay:
+    are refused). above: of the agent that started this one. Thread-safe."""
+
+    def __init__(
+        self,
+        udp4: int,
+        udp6: int,
+        tcp4: int,
+        tcp6: int,
+        relay4: int = 0,
+        relay6: int = 0,
+        relayed: int = 0,
+        above: Names | None = None,
+    ) -> None: ...
+    def pin(self, address: bytes, name: str | bytes, seconds: int, rules: bytes) -> None:
+        """`address` (16 bytes, IPv4 as mapped IPv6) was handed out for `name`; 2^32-1 seconds: as long as the run.
+        rules: packed struct ak_pin_rule. Raises OSError(ENOSPC) when too many addresses are pinned."""
+    def led_udp(self, inode: int) -> tuple[int, int, int, bytes, bool] | None:
+        """(tgid, tid, system call, the sockaddr it was meant for, whether a rule on a name allowed it) of a socket that
+        was led to the DNS server."""
+    def claim_tcp(self, port: int) -> tuple[int, int, int, bytes, bool] | None:
+        """The same of the connection from this local port; each can be claimed once."""
+
+    def spend(self) -> None:
+        """The budget of bytes is spent: nothing more is let out."""
+
+class Pump:
+    """Moves bytes between pairs of connected sockets on a thread of its own (native/pump.h)."""
+
+    def __init__(self, limit: int, over_fd: int) -> None:
+        """limit: bytes in all (2^64-1: none), past which every pair is cut and the eventfd over_fd written."""
+    def add(self, a: int, b: int) -> None:
+        """Takes both descriptors over. Raises OSError (EDQUOT: over the limit); then they were reset."""
+    def moved(self) -> int: ...
+    def close(self) -> None: ...
+
 # ---- py_enforce.c --------------------------------------------------------------------------------------------------
 
 class Ring:
@@ -78,6 +118,8 @@ class Enforcer:
     def set_kernel_reads(self, bits: bytes) -> None:
         """One little-endian bit for each rule that Landlock enforces exactly for reading: such opens are left to the
         kernel. Once, before start() or the first serve()."""
+    def use_names(self, names: Names) -> None:
+        """Judge connects through these pins, too, and lead port 53 to their DNS server. Once, before the first call."""
     def may_exec(self, path: bytes) -> bool:
         """Would execve of the object with this canonical path be allowed (dynamic linkers: by an exact rule only)?"""
     def next_upcall(self, timeout_ms: int) -> tuple[int, int, int, int, bytes, int, int] | None:

@@ -21,6 +21,7 @@
 #include "wait.h"
 
 #define PATH_AT offsetof(struct sockaddr_un, sun_path)
+#define MUST_WAIT 1             /* served again where waiting is allowed */
 #define BACKLOG_FULL_MS 5       /* nothing tells when a unix listener has room again */
 
 /* ---- connect ----------------------------------------------------------------------------------------------------- */
@@ -39,6 +40,23 @@ static int connect_now(const struct ak_socket *s, const struct sockaddr_storage 
 	return r;
 }
 
+/* The first attempt. A server of our own takes only connections that were led to it. */
+static int connect_first(struct ak_call *c, const struct ak_socket *s, const struct ak_peer *p)
+{
+	struct sockaddr_storage own;
+	socklen_t len = sizeof own;
+	if (!p->led_tcp)
+		return connect_now(s, &p->addr, p->len);
+	ak_led_lock(c->enforcer->net_names);
+	int r = connect_now(s, &p->addr, p->len);
+	if ((r == 0 || r == -EINPROGRESS) && getsockname(s->fd, (struct sockaddr *)&own, &len) == 0) {
+		const struct sockaddr_in *in = (const struct sockaddr_in *)&own;        /* the port is at the same place in both */
+		ak_led_tcp(c->enforcer->net_names, ntohs(in->sin_port), &p->led);
+	}
+	ak_led_unlock(c->enforcer->net_names);
+	return r;
+}
+
 /* The wait of a blocking connect: over when it is made or refused, SO_SNDTIMEO has passed, or a signal is due. */
 static int connect_and_wait(struct ak_call *c, const struct ak_socket *s, const struct ak_peer *p)
 {
@@ -46,7 +64,7 @@ static int connect_and_wait(struct ak_call *c, const struct ak_socket *s, const 
 	bool started = false;
 	ak_wait_begin(&w, s->fd, SO_SNDTIMEO);
 	for (;;) {
-		int r = connect_now(s, &p->addr, p->len);
+		int r = started ? connect_now(s, &p->addr, p->len) : connect_first(c, s, p);
 		if (r == -EISCONN && started)
 			return 0;
 		if (r != -EINPROGRESS && r != -EALREADY && r != -EAGAIN)
@@ -64,6 +82,40 @@ static bool connect_may_wait(const struct ak_socket *s)
 	return !s->nonblocking && (s->type == SOCK_STREAM || s->domain == AF_UNIX);
 }
 
+/* Back to unconnected: reaches nobody, so nothing is judged. */
+static int disconnect(const struct ak_socket *s)
+{
+	struct sockaddr none = {.sa_family = AF_UNSPEC};
+	return connect(s->fd, &none, sizeof none) < 0 ? -errno : 0;
+}
+
+static bool is_loopback(const struct sockaddr_storage *addr)
+{
+	const struct sockaddr_in *in = (const struct sockaddr_in *)addr;
+	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)addr;
+	if (addr->ss_family == AF_INET)
+		return (ntohl(in->sin_addr.s_addr) >> 24) == 127;
+	return IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr) ||
+	       (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr) && in6->sin6_addr.s6_addr[12] == 127);
+}
+
+/* A blocking connect on a thread that must not wait. To this machine there is as a rule nothing to wait for: when connect()
+ * returns, the handshake is over. What is not made at once is taken back, and all of it happens anew on another thread. */
+static int connect_at_once(struct ak_call *c, const struct ak_socket *s, const struct ak_peer *p)
+{
+	struct pollfd ready = {.fd = s->fd, .events = POLLOUT};
+	if (!is_loopback(&p->addr))
+		return MUST_WAIT;
+	int r = connect_first(c, s, p);
+	if (r == -EINPROGRESS && poll(&ready, 1, 0) == 1) {
+		r = connect_now(s, &p->addr, p->len);
+		return r == -EISCONN ? 0 : r;
+	}
+	if (r == -EINPROGRESS)
+		return disconnect(s) < 0 ? -EACCES : MUST_WAIT;
+	return r == -EALREADY || r == -EAGAIN ? MUST_WAIT : r;
+}
+
 static int connect_judged(struct ak_call *c, const struct ak_socket *s, const struct sockaddr_storage *addr, int len)
 {
 	struct ak_peer p;
@@ -72,20 +124,14 @@ static int connect_judged(struct ak_call *c, const struct ak_socket *s, const st
 		return r;
 	if (p.error)
 		r = -p.error;
-	else if (connect_may_wait(s))
-		r = connect_and_wait(c, s, &p);
+	else if (!connect_may_wait(s))
+		r = connect_first(c, s, &p);
 	else
-		r = connect(s->fd, (const struct sockaddr *)&p.addr, p.len) < 0 ? -errno : 0;
-	r = ak_peer_record(c, AK_OP_CONNECT, &p, r);
+		r = c->may_block ? connect_and_wait(c, s, &p) : connect_at_once(c, s, &p);
+	if (r != MUST_WAIT)
+		r = ak_peer_record(c, AK_OP_CONNECT, &p, r);
 	ak_peer_close(&p);
 	return r;
-}
-
-/* Back to unconnected: reaches nobody, so nothing is judged. */
-static int disconnect(const struct ak_socket *s)
-{
-	struct sockaddr none = {.sa_family = AF_UNSPEC};
-	return connect(s->fd, &none, sizeof none) < 0 ? -errno : 0;
 }
 
 static void call_connect(struct ak_call *c, struct ak_outcome *o)
@@ -97,18 +143,19 @@ static void call_connect(struct ak_call *c, struct ak_outcome *o)
 	int r = ak_socket_get(c, ak_int(a[0]), &s);
 	if (r < 0)
 		return ak_result(o, r);
-	if (connect_may_wait(&s) && !c->may_block) {
-		ak_block(c, o);         /* nothing was judged yet: all of it happens on the other thread */
-		ak_socket_close(&s);
-		return;
-	}
-	r = ak_read_address(c, a[1], len, &addr);
+	if (s.domain == AF_UNIX && connect_may_wait(&s) && !c->may_block)
+		r = MUST_WAIT;          /* nothing was judged yet: all of it happens on the other thread */
+	else
+		r = ak_read_address(c, a[1], len, &addr);
 	if (r == 0 && len >= (int)sizeof addr.ss_family && addr.ss_family == AF_UNSPEC)
 		r = disconnect(&s);
 	else if (r == 0)
 		r = connect_judged(c, &s, &addr, len);
 	ak_socket_close(&s);
-	ak_result(o, r);
+	if (r == MUST_WAIT)
+		ak_block(c, o);
+	else
+		ak_result(o, r);
 }
 
 /* ---- bind of a unix path ----------------------------------------------------------------------------------------- */
@@ -290,5 +337,8 @@ const struct ak_handler_entry ak_net_handlers[] = {
 	{SYS_sendto, ak_call_sendto},
 	{SYS_sendmsg, ak_call_sendmsg},
 	{SYS_sendmmsg, ak_call_sendmmsg},
+	{SYS_recvfrom, ak_call_recvfrom},
+	{SYS_recvmsg, ak_call_recvmsg},
+	{SYS_recvmmsg, ak_call_recvmmsg},
 	{-1, NULL},
 };

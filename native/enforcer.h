@@ -71,6 +71,7 @@ struct ak_turns {
 };
 
 struct ak_ptys;
+struct ak_names;
 
 struct ak_enforcer {
 	struct ak_enforcer_config config;
@@ -84,6 +85,7 @@ struct ak_enforcer {
 	int proc_fd_dir;                        /* O_PATH of /proc/self/fd */
 	struct ak_counters counters;
 	struct ak_ptys *ptys;                   /* call_pty.c; has a lock of its own */
+	struct ak_names *net_names;             /* names.c, with locks of its own; NULL: the policy has no rules on names */
 
 	pthread_mutex_t lock;                   /* guards the fields below */
 	pthread_cond_t changed;                 /* broadcast when one of them changes */

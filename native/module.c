@@ -4,7 +4,7 @@
 static int native_exec(PyObject *module)
 {
 	if (ak_py_policy_init(module) < 0 || ak_py_enforce_init(module) < 0 || ak_py_launch_init(module) < 0 ||
-	    ak_py_chain_init(module) < 0)
+	    ak_py_chain_init(module) < 0 || ak_py_names_init(module) < 0)
 		return -1;
 	return 0;
 }

@@ -18,6 +18,7 @@
 #include <linux/netlink.h>
 
 #include "abstract.h"
+#include "enforcer.h"
 
 #define SIN6_LEN_MIN 24                 /* RFC 2133: without the scope id */
 #define PATH_AT offsetof(struct sockaddr_un, sun_path)
@@ -73,7 +74,7 @@ int ak_peer_record(struct ak_call *c, uint16_t op, const struct ak_peer *p, int 
 	if (!p->record)
 		return result;
 	int error = ak_record(c, op, p->error ? AK_DENY : AK_ALLOW, 0, p->verdict.rule, 0, result < 0 ? -result : 0, p->port,
-			      p->target, NULL);
+			      p->target, p->target2[0] ? p->target2 : NULL);
 	return error < 0 ? error : result;
 }
 
@@ -85,6 +86,102 @@ static int transport(const struct ak_socket *s)
 	if (s->type == SOCK_STREAM && s->protocol == IPPROTO_TCP)
 		return AK_TCP;
 	return s->type == SOCK_DGRAM && s->protocol == IPPROTO_UDP ? AK_UDP : -1;
+}
+
+uint64_t ak_socket_inode(const struct ak_socket *s)
+{
+	struct stat st;
+	return fstat(s->fd, &st) == 0 ? st.st_ino : 0;
+}
+
+/* Also by the names that the address was handed out for. An address that no rule is about is called by its name, so that the
+ * entry says what a rule would have to say. */
+static void judge_by_name(struct ak_call *c, const struct ak_socket *s, const char *kind, const uint8_t *ip, size_t ip_len,
+			  struct ak_peer *p)
+{
+	char name[AK_HOST_MAX + 1];
+	p->verdict = ak_judge_named(c->config->policy, c->enforcer->net_names, (enum ak_net_proto)transport(s), ip, ip_len,
+				    (uint16_t)p->port, name);
+	if (!name[0])
+		return;
+	snprintf(p->target2, sizeof p->target2, "%.*s", (int)sizeof p->target2 - 1, p->target);
+	snprintf(p->target, sizeof p->target, "%sdns:%s:%u", kind, name, (unsigned)p->port);
+}
+
+/* A query goes to the supervisor, whatever resolver it was meant for. */
+static void lead_to_dns(struct ak_call *c, const struct ak_socket *s, struct ak_peer *p)
+{
+	struct ak_led led = {.meant = p->addr, .meant_len = p->len, .tgid = ak_call_tgid(c), .tid = c->stop->tid, .nr = c->stop->nr};
+	uint64_t inode = ak_socket_inode(s);
+	bool udp = transport(s) == AK_UDP;
+	if (inode == 0 || !ak_lead_to_dns(c->enforcer->net_names, udp ? AK_UDP : AK_TCP, &p->addr, &p->len))
+		return;
+	if (udp)
+		ak_led_udp(c->enforcer->net_names, inode, &led);
+	p->led_tcp = !udp;
+	p->led = led;
+	p->verdict = (struct ak_verdict){.rule = AK_NO_RULE, .decision = AK_ALLOW};
+	snprintf(p->target2, sizeof p->target2, "akbox:dns");
+}
+
+static bool is_unspecified(const uint8_t *ip, size_t len)
+{
+	static const uint8_t none[16];
+	return memcmp(ip, none, len) == 0;
+}
+
+/* A connection goes to the relay, which asks where it was meant to go. */
+static void lead_to_relay(struct ak_call *c, bool named, struct ak_peer *p)
+{
+	struct ak_led led = {.meant = p->addr, .meant_len = p->len, .tgid = ak_call_tgid(c), .tid = c->stop->tid,
+			     .nr = c->stop->nr, .named = named};
+	if (!ak_lead_to_relay(c->enforcer->net_names, &p->addr, &p->len)) {
+		p->verdict = (struct ak_verdict){.rule = AK_NO_RULE};
+		return;
+	}
+	p->led_tcp = true;
+	p->led = led;
+}
+
+/* A budget of bytes is counted in the relay, through which only TCP that the agent opens goes: the rest is refused, and
+ * everything once it is spent. */
+static void judge_budget(struct ak_call *c, const struct ak_socket *s, enum ak_net_op op, struct ak_peer *p)
+{
+	bool countable = op == AK_NET_BIND || (op == AK_NET_CONNECT && transport(s) == AK_TCP);
+	if (countable && !ak_names_spent(c->enforcer->net_names))
+		return;
+	p->verdict = (struct ak_verdict){.rule = AK_NO_RULE};
+	snprintf(p->target2, sizeof p->target2, "budget:bytes");
+}
+
+static void judge_more(struct ak_call *c, const struct ak_socket *s, enum ak_net_op op, const char *kind, const uint8_t *ip,
+		       size_t ip_len, struct ak_peer *p)
+{
+	struct ak_names *names = c->enforcer->net_names;
+	bool dns = ak_names_serves_dns(names);
+	if (op == AK_NET_BIND && dns && p->port == 0 && p->verdict.rule == AK_NO_RULE && is_unspecified(ip, ip_len))
+		p->verdict.decision = AK_ALLOW; /* as the first send or connect would; resolvers bind before they ask */
+	bool denied = p->verdict.decision == AK_DENY && p->verdict.rule != AK_NO_RULE;
+	if (op == AK_NET_CONNECT && dns && p->port == AK_DNS_PORT && !denied)
+		lead_to_dns(c, s, p);
+	else if (op == AK_NET_CONNECT)
+		judge_by_name(c, s, kind, ip, ip_len, p);
+}
+
+/* What is allowed, by a rule or a person, and has to go through the relay. */
+static void send_through(struct ak_call *c, const struct ak_socket *s, enum ak_net_op op, struct ak_peer *p)
+{
+	struct ak_names *names = c->enforcer->net_names;
+	bool named = strncmp(p->target, "dns:", 4) == 0;
+	if (!names || transport(s) < 0 || p->led_tcp || strcmp(p->target2, "akbox:dns") == 0)
+		return;
+	unsigned relayed = ak_names_relayed(names);
+	if (relayed & AK_RELAY_ALL)
+		judge_budget(c, s, op, p);
+	if (p->verdict.decision == AK_ALLOW && op == AK_NET_CONNECT && transport(s) == AK_TCP && relayed &&
+	    (named || (relayed & AK_RELAY_ALL)))
+		lead_to_relay(c, named, p);
+	p->error = p->verdict.decision == AK_ALLOW ? 0 : EACCES;
 }
 
 static void judge_ip(struct ak_call *c, const struct ak_socket *s, enum ak_net_op op, const uint8_t *ip, size_t ip_len,
@@ -107,7 +204,11 @@ static void judge_ip(struct ak_call *c, const struct ak_socket *s, enum ak_net_o
 	p->record = true;
 	if (transport(s) >= 0)
 		p->verdict = ak_policy_net(c->config->policy, op, (enum ak_net_proto)transport(s), ip, ip_len, port);
-	p->error = p->verdict.decision == AK_ALLOW ? 0 : EACCES;
+	p->error = EACCES;
+	if (transport(s) >= 0 && c->enforcer->net_names)
+		judge_more(c, s, op, kind, ip, ip_len, p);
+	if (p->verdict.decision == AK_ALLOW)
+		p->error = 0;
 }
 
 static int peer_v4(struct ak_call *c, const struct ak_socket *s, enum ak_net_op op, int len, struct ak_peer *p)
@@ -255,7 +356,9 @@ static int judge_peer(struct ak_call *c, const struct ak_socket *s, enum ak_net_
 	p->error = 0;
 	p->verdict = (struct ak_verdict){.rule = AK_NO_RULE};
 	p->port = 0;
+	p->led_tcp = false;
 	p->target[0] = 0;
+	p->target2[0] = 0;
 	switch (s->domain) {
 	case AF_INET:
 	case AF_INET6:
@@ -277,13 +380,15 @@ int ak_peer_judge(struct ak_call *c, const struct ak_socket *s, enum ak_net_op o
 {
 	static const uint16_t effects[] = {[AK_NET_CONNECT] = 0x200, [AK_NET_BIND] = 0x202, [AK_NET_LISTEN] = 0x203};
 	int error = judge_peer(c, s, op, addr, len, p);
-	if (error || p->verdict.decision != AK_ASK)
+	bool ip = s->domain == AF_INET || s->domain == AF_INET6;
+	if (error)
 		return error;
-	bool approved = ak_approved(c, effects[op], 0, p->verdict.rule, p->target, NULL);
-	if (approved) {
+	if (p->verdict.decision == AK_ASK && ak_approved(c, effects[op], 0, p->verdict.rule, p->target, NULL)) {
 		p->verdict.decision = AK_ALLOW;
 		p->error = 0;
 	}
+	if (ip && p->verdict.decision == AK_ALLOW)
+		send_through(c, s, op, p);
 	if (c->asks)                    /* answered anew on another thread; until then there is nothing to record */
 		p->record = false;
 	return 0;

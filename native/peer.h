@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include "behalf.h"
+#include "names.h"
 
 struct ak_socket {
 	int fd;                 /* our duplicate of the agent's descriptor; owned */
@@ -20,7 +21,10 @@ struct ak_peer {
 	int error;                      /* 0, or the errno that refuses the call */
 	struct ak_verdict verdict;
 	uint64_t port;
+	bool led_tcp;                   /* `addr` is one of our own servers, which asks for `led` (ak_claim_tcp()) */
+	struct ak_led led;
 	char target[AK_EVENT_TARGET_MAX + 1];
+	char target2[AK_HOST_MAX + 48]; /* by name: the address; led to our own server: which */
 };
 
 /* A duplicate of descriptor `fd` and what it is. -EBADF, -ENOTSOCK, -EPERM where duplicates are refused. */
@@ -46,6 +50,11 @@ void ak_unix_target(const char *path, size_t len, char out[AK_EVENT_TARGET_MAX +
 /* "unix:@name" for an abstract address, "unix:@" for autobind. */
 void ak_abstract_target(const struct sockaddr_storage *addr, int len, char *out, size_t cap);
 
+/* The socket's inode, by which it is known wherever it is passed. 0 when it cannot be said. */
+uint64_t ak_socket_inode(const struct ak_socket *s);
+
+/* call_recv.c */
+ak_handler ak_call_recvfrom, ak_call_recvmsg, ak_call_recvmmsg;
 /* call_send.c */
 ak_handler ak_call_sendto, ak_call_sendmsg, ak_call_sendmmsg;
 

@@ -72,6 +72,9 @@ struct ak_policy {
 	uint32_t crc_table[256];        /* CRC-32 of zlib: incremental, so one pass gives the hash of every prefix */
 };
 
+/* policy_net.c: ak_policy_net() without what the parent says. */
+struct ak_verdict ak_policy_net_own(const struct ak_policy *p, enum ak_net_op op, enum ak_net_proto proto,
+				    const uint8_t *addr, size_t addr_len, uint16_t port);
 /* policy_view.c: does the rule grant nothing any more? */
 bool ak_rule_over(const struct ak_policy *p, uint32_t rule);
 /* The stricter of our verdict and the parent's, whose rules are numbered after ours. */

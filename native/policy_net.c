@@ -109,6 +109,12 @@ static struct ak_verdict judge(const struct ak_policy *p, enum ak_net_op op, enu
 	return v;
 }
 
+struct ak_verdict ak_policy_net_own(const struct ak_policy *p, enum ak_net_op op, enum ak_net_proto proto,
+				    const uint8_t *addr, size_t addr_len, uint16_t port)
+{
+	return judge(p, op, proto, addr, addr_len, port);
+}
+
 struct ak_verdict ak_policy_net(const struct ak_policy *p, enum ak_net_op op, enum ak_net_proto proto,
 				const uint8_t *addr, size_t addr_len, uint16_t port)
 {

@@ -19,6 +19,7 @@ struct enforcer_object {
 	PyObject_HEAD
 	struct ak_enforcer *enforcer;
 	PyObject *policy;
+	PyObject *names;                /* Names, or NULL */
 	struct ring_object *ring;
 	bool started;
 	bool stopped;
@@ -324,6 +325,23 @@ static PyObject *enforcer_set_kernel_reads(PyObject *self, PyObject *arg)
 	Py_RETURN_NONE;
 }
 
+static PyObject *enforcer_use_names(PyObject *self, PyObject *arg)
+{
+	struct enforcer_object *o = (struct enforcer_object *)self;
+	struct ak_enforcer *e = enforcer_of(self);
+	struct ak_names *names = e ? ak_py_names_get(arg) : NULL;
+	if (!names)
+		return NULL;
+	if (o->names) {
+		PyErr_SetString(PyExc_ValueError, "the enforcer has its names already");
+		return NULL;
+	}
+	Py_INCREF(arg);
+	o->names = arg;
+	e->net_names = names;
+	Py_RETURN_NONE;
+}
+
 static PyObject *enforcer_may_exec(PyObject *self, PyObject *arg)
 {
 	struct ak_enforcer *e = enforcer_of(self);
@@ -415,6 +433,7 @@ static void enforcer_dealloc(PyObject *self)
 	if (o->enforcer)
 		ak_enforcer_free(o->enforcer);
 	Py_XDECREF(o->policy);
+	Py_XDECREF(o->names);
 	Py_XDECREF((PyObject *)o->ring);
 	free_object(self);
 }
@@ -423,6 +442,7 @@ static PyMethodDef enforcer_methods[] = {
 	{"start", (PyCFunction)(void (*)(void))enforcer_start, METH_VARARGS | METH_KEYWORDS, "Serve a seccomp listener."},
 	{"serve", enforcer_serve, METH_VARARGS, "Serve one ptrace stop."},
 	{"set_kernel_reads", enforcer_set_kernel_reads, METH_O, "One bit for each rule that Landlock enforces exactly for reading."},
+	{"use_names", enforcer_use_names, METH_O, "Judge connects by these names, too, and lead queries to their server."},
 	{"may_exec", enforcer_may_exec, METH_O, "May the object with this canonical path be a process's image?"},
 	{"next_upcall", enforcer_next_upcall, METH_O, "The next call that only Python can answer."},
 	{"reply", enforcer_reply, METH_VARARGS, "Answer such a call."},

@@ -47,9 +47,13 @@ def _compile(policy: Policy, cwd: Path, command: str | None, state_dir: str | No
     from akbox.linux.runtime import Needs, runtime_needs
     from akbox.policy.check import PolicyError
     from akbox.policy.explain import compile_here
+    from akbox.policy.rules import compose, states_names
 
     try:
-        needs = runtime_needs([command], str(cwd), os.environ, policy.runtime) if command else Needs("", "/usr", ())
+        needs = Needs("", "/usr", ())
+        if command:
+            names = states_names(compose(policy))
+            needs = runtime_needs([command], str(cwd), os.environ, policy.runtime, names=names)
         return compile_here(policy, str(cwd), prefix=needs.prefix, runtime_grants=needs.grants, state_dir=state_dir)
     except CannotRun as error:
         raise Failure(error.message, fix=error.hint, exit_code=error.exit_code) from error
@@ -85,6 +89,7 @@ def _filter_plan(compiled: CompiledPolicy) -> dict[str, list[str]]:
         strict_metadata=compiled.fs_metadata == "strict",
         reads_in_kernel=compiled.audit.level == "writes" and reads_hold(compiled, landlock),
         listings_in_kernel=listings_hold(compiled, landlock),
+        names=compiled.names,
     )
     judged, partly, refused, allowed = "judged by the supervisor", "refused for some arguments", "refused", "allowed"
     kinds: dict[str, list[str]] = {judged: [], partly: [], refused: [], allowed: []}

@@ -122,6 +122,8 @@ def _option(fix: list[str]) -> str | None:
 
 def _is_normal(denial: Denial) -> bool:
     """Do programs try it, are refused, and do without? The log has these; people need not read them."""
+    if denial.harmless:
+        return True
     if denial.op != SYS_REFUSED:
         return False
     from akbox.linux.syscalls import falls_back

@@ -58,6 +58,7 @@ def environment(world: World) -> dict[str, str]:
         "TERM": "xterm",
         "XDG_STATE_HOME": str(world.STATE),
         "XDG_RUNTIME_DIR": str(world.base / "run"),
+        **(world.services.environment if world.services is not None else {}),
     }
 
 
@@ -301,7 +302,7 @@ def controls(cases: Sequence[Case]) -> list[Case]:
 
 def check_case(worlds: Worlds, case: Case, user: str, interposer: str) -> None:
     """One run inside, judged. Raises Failed."""
-    with worlds.lend(uid_of(user)) as world:
+    with worlds.lend(uid_of(user), case.network) as world:
         result = attempt(world, case, interposer)
         judge_inside(case, world, result)
         # Neither the user nor the interposer has a say in what explain answers: once is enough.
@@ -330,7 +331,8 @@ def attempt_bare(world: World, case: Case, how: str) -> Result:
 def check_control(worlds: Worlds, case: Case) -> None:
     """What the case forbids works outside: else the case would pass on a machine where nothing works."""
     assert case.control is not None
-    with worlds.lend(0 if case.control.how == "root" else ORDINARY_UID if os.geteuid() == 0 else os.geteuid()) as world:
+    uid = 0 if case.control.how == "root" else ORDINARY_UID if os.geteuid() == 0 else os.geteuid()
+    with worlds.lend(uid, case.network) as world:
         result = attempt_bare(world, case, case.control.how)
         judge(result, world, case.control)
         if case.after_control is not None:

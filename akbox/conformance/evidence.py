@@ -60,11 +60,12 @@ def disagreements(
     from akbox.policy.explain import explain
     from akbox.policy.inuse import policy_names
     from akbox.policy.linked import with_links
-    from akbox.policy.rules import Context
+    from akbox.policy.rules import Context, compose, states_names
 
     chosen = load_named(policy).policy
+    names = states_names(compose(chosen))
     try:
-        needs = runtime_needs(command, str(cwd), {"PATH": os.defpath}, chosen.runtime)
+        needs = runtime_needs(command, str(cwd), {"PATH": os.defpath}, chosen.runtime, names=names)
     except CannotRun:  # there is no such program: nothing was granted for it
         needs = Needs("", "/usr", ())
     context = Context(

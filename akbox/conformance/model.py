@@ -7,8 +7,9 @@ the helpers. A command is run without a shell; `sh()` and `py()` write the usual
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class Case:
     beyond: str = ""  # why enforcement refuses or allows what explain, asked about the path alone, says otherwise
     programs: tuple[str, ...] = ()  # beyond a minimal system's: where one is absent the case cannot be run
     starts: bool = True  # False: akbox refuses to start it, so that there may be no log
+    network: bool = False  # needs listeners and a DNS server (services.py)
     terminal: bool = False  # standard input is a terminal of its own
     timeout_s: float = 30
 
@@ -99,6 +101,22 @@ def exit_fits(got: int, wanted: int | tuple[int, ...] | None) -> bool:
     if wanted is None:
         return got != 0
     return got in wanted if isinstance(wanted, tuple) else got == wanted
+
+
+def turns(cases: list[Case], whole: tuple[str, ...] = ()) -> list[Case]:
+    """For long tables of network cases: each in one of the four ways to run it, in turn; those named in `whole` in all
+    four."""
+    ways = (("user", "auto"), ("root", "ptrace"), ("user", "ptrace"), ("root", "auto"))
+    taken = []
+    for n, case in enumerate(cases):
+        user, interposer = ways[n % 4]
+        if case.id not in whole:
+            users = (user,) if os.geteuid() == 0 else ("user",)
+            case = replace(case, users=users, interposers=(interposer,))
+        outer = case.command[0]
+        programs = case.programs or (() if outer.startswith(("/", "{")) else (outer,))
+        taken.append(replace(case, network=True, programs=programs))
+    return taken
 
 
 def sh(script: str) -> tuple[str, ...]:

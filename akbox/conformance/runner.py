@@ -105,11 +105,11 @@ def case_outcome(worlds: Worlds, case: Case, user: str, interposer: str) -> Outc
 def removed_here(worlds: Worlds, case: Case, user: str, interposer: str) -> None:
     """This host lets nobody do what the case tries, so that only its failing can be seen inside. Raises Failed."""
     control = case.control or Control()
-    with worlds.lend(uid_of(user)) as world:
+    with worlds.lend(uid_of(user), case.network) as world:
         bare = attempt_bare(world, case, control.how)
         refused = bare.exit != 0 and names_errno(bare.stdout + bare.stderr, REFUSALS)
         require(refused or not holds(lambda: judge(bare, world, control)), f"it works here\n{bare}")
-    with worlds.lend(uid_of(user)) as world:
+    with worlds.lend(uid_of(user), case.network) as world:
         inside = attempt(world, case, interposer)
         require(inside.exit != 0 or not case.refuses, f"it works inside\n{inside}")
         judge_harmless(case, world, inside)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from akbox.conformance.model import Case
 
-FAMILIES = ("files", "attributes", "presets", "calls", "proc", "life", "limits")
+FAMILIES = ("files", "attributes", "presets", "calls", "proc", "life", "limits", "network", "ipc")
 
 
 def all_cases() -> list[Case]:

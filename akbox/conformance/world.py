@@ -6,6 +6,7 @@ remembers what must not change, with contents and metadata, and says what did.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -19,10 +20,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from akbox.conformance.services import Services
 
 ORDINARY_UID = 65534
 MARK = "HOST-SECRET"  # the first bytes of everything that must never be read
-PLACES = re.compile(r"\{(W|R|S|H|U|T|K|D|HOME|STATE|HP|HPADDR)\}")
+PLACES = re.compile(r"\{(W|R|S|H|U|T|K|D|HOME|STATE|HP|HPADDR|P1|P2|P3|DNS|AH)\}")
 
 
 @dataclass
@@ -35,6 +40,7 @@ class World:
     hp: int = 0
     hp_address: int = 0
     guard: dict[str, object] = field(default_factory=dict)
+    services: Services | None = None  # what network cases reach
 
     def __getattr__(self, name: str) -> Path:
         below = {"W": "w", "R": "r", "S": "w/secret", "D": "w/d/secret", "H": "home/.ssh/id_test", "U": "r/sock"}
@@ -45,6 +51,7 @@ class World:
 
     def fill(self, text: str) -> str:
         values = {"K": str(self.helpers), "HP": str(self.hp), "HPADDR": str(self.hp_address)}
+        values |= self.services.places if self.services is not None else {}
         return PLACES.sub(lambda m: values.get(m[1]) or str(getattr(self, m[1])), text)
 
     def write(self, path: Path, text: str, mode: int = 0o644) -> None:
@@ -166,9 +173,15 @@ class Worlds:
             return self.processes[uid].pid
 
     @contextmanager
-    def lend(self, uid: int) -> Iterator[World]:
+    def lend(self, uid: int, network: bool = False) -> Iterator[World]:
+        """`network`: with servers of its own, which live as long as it is lent."""
         world = self.new(uid)
-        yield world
+        with contextlib.ExitStack() as servers:
+            if network:
+                from akbox.conformance.services import Services
+
+                world.services = servers.enter_context(Services())
+            yield world
         shutil.rmtree(world.base)  # kept when the test failed, until the session ends
 
     def __enter__(self) -> Worlds:

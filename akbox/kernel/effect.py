@@ -54,6 +54,7 @@ class Denial(msgspec.Struct, kw_only=True):
     trace_id: str
     message: str
     code: Code = Code.POLICY_DENY
+    harmless: bool = False  # programs try it and do without: for the log, not for people
 
 
 class Reply(msgspec.Struct, frozen=True):

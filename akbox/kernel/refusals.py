@@ -12,6 +12,7 @@ from akbox.kernel.codes import Code
 from akbox.kernel.effect import AgentId, Denial
 from akbox.kernel.event_lines import rule_text, text
 from akbox.kernel.events import ALLOW, NO_RULE, Event
+from akbox.kernel.network_words import explain_refusal
 from akbox.kernel.ops import Op, op_name
 
 if TYPE_CHECKING:
@@ -84,10 +85,18 @@ class Refusals:
         if event is not None:
             target2 = text(event.target2)[0] if event.target2 else None
             need = event.missing or event.need
-            assert refusal.agent is not None
-            verdict = refusal.agent.decide(event.op, denial.target, need=need, target2=target2)
-            denial.missing_cap, denial.suggested_fix = verdict.missing_cap, verdict.suggested_fix
-            denial.message = _why(event, denial.rule, verdict.decision)
+            agent = refusal.agent
+            assert agent is not None
+            network = 0x200 <= event.op < 0x300  # there the second name is no second target
+            verdict = agent.decide(event.op, denial.target, need=need, target2=None if network else target2)
+            denial.harmless = event.op == Op.NET_CONNECT and _asks_the_way(agent, denial.target)
+            special = explain_refusal(denial.target, target2 or "") if network else None
+            if special is not None:
+                denial.message, denial.missing_cap, denial.suggested_fix = special
+            else:
+                denial.missing_cap, denial.suggested_fix = verdict.missing_cap, verdict.suggested_fix
+                reason = verdict.rule.reason if verdict.rule is not None and denial.rule else ""
+                denial.message = _why(event, denial.rule, verdict.decision) + (f" ({reason})" if reason else "")
             refusal.event = None
         return msgspec.structs.replace(denial)
 
@@ -105,6 +114,15 @@ class Refusals:
         denial.last_ts_ns = max(denial.last_ts_ns, again.last_ts_ns)
         denial.trace_id = again.trace_id or denial.trace_id
         self._last[agent] = known
+
+
+def _asks_the_way(agent: Agent, target: str) -> bool:
+    """Resolvers connect a UDP socket to each address of a name, sending nothing, to see which is nearest: to the port
+    that is wanted, to 0 or to 9 (RFC 6724; glibc, Go). Refused, they go on."""
+    twin = target.removeprefix("udp+")
+    if not target.startswith("udp+dns:"):
+        return False
+    return twin.endswith((":0", ":9")) or agent.decide(Op.NET_CONNECT, twin, need=0, target2=None).decision == ALLOW
 
 
 def _why(event: Event, rule: str | None, by_policy: int) -> str:

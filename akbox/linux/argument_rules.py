@@ -35,7 +35,8 @@ class FilterPlan(Struct, frozen=True):
     arch: "x86_64" or "aarch64". strict_metadata: fs.metadata = "strict". reads_in_kernel: audit.level = "writes" and
     Landlock holds every read rule exactly. listings_in_kernel: it judges every listing as the policy does (both:
     kernel_opens.py). traced: a tracer serves the authority numbers. notify: a listener serves the rest (else the tracer
-    does). landlock: a domain is on. signals_scoped: and it scopes signals (ABI 6).
+    does). landlock: a domain is on. signals_scoped: and it scopes signals (ABI 6). names: the policy has rules on
+    names.
     """
 
     arch: str
@@ -46,6 +47,7 @@ class FilterPlan(Struct, frozen=True):
     notify: bool = True
     landlock: bool = True
     signals_scoped: bool = True
+    names: bool = False
 
 
 def rules_for(name: str, plan: FilterPlan) -> Rules:
@@ -175,6 +177,12 @@ def _sendto(plan: FilterPlan) -> Rules:
     return ((Match(3, _MSG_FASTOPEN, 0), Match(4, POINTER, 0)),)
 
 
+def _recvfrom(plan: FilterPlan) -> Rules:
+    """No address is asked for, so none has to be set right."""
+    del plan
+    return ((Match(4, POINTER, 0),),)
+
+
 _SOL_IP, _SOL_IPV6 = 0, 41
 _IP_OPTIONS = 4
 _IPV6_ROUTING = (5, 6, 55, 57, 59)  # 2292RTHDR, 2292PKTOPTIONS, RTHDRDSTOPTS, RTHDR, DSTOPTS (home address)
@@ -288,6 +296,7 @@ _MAKERS: dict[str, Callable[[FilterPlan], Rules]] = {
     "socket": _socket,
     "socketpair": lambda plan: _one_of(0, (_AF_UNIX,)),
     "sendto": _sendto,
+    "recvfrom": _recvfrom,
     "setsockopt": _setsockopt,
     "clone": _clone,
     "unshare": _unshare,

@@ -30,7 +30,7 @@ from akbox.policy.inuse import policy_names
 from akbox.policy.landlock import LandlockPlan
 from akbox.policy.linked import with_links
 from akbox.policy.model import Limits, Policy
-from akbox.policy.rules import Grant, compose
+from akbox.policy.rules import Grant, compose, states_names
 
 INTERPOSERS = ("auto", "ptrace", "notify")
 READ, WRITE = 1, 2
@@ -82,7 +82,9 @@ def make_plan(request: Request) -> LaunchPlan:
     if request.interposer not in INTERPOSERS:
         raise CannotRun(f"unknown interposer {request.interposer!r}", "use auto, ptrace or notify")
     host = check_host(request.interposer, request.allow_degraded, request.state_dir)
-    needs = runtime_needs(request.argv, request.cwd, request.env, _runtime_mode(request.policy))
+    parts = compose(request.policy)
+    mode = next((part.runtime for _, part in parts if part.runtime), "auto")  # before the policy can be compiled
+    needs = runtime_needs(request.argv, request.cwd, request.env, mode, names=states_names(parts))
     context = Context(
         workdir=request.cwd,
         home=os.path.expanduser("~"),
@@ -102,6 +104,8 @@ def make_plan(request: Request) -> LaunchPlan:
     listings_in_kernel = not request.inner and host.landlock and listings_hold(policy, landlock, compiled.rights)
     if reads_in_kernel:
         landlock = compiled.landlock_for_reads
+    if policy.names:
+        _check_resolver()
     plan = FilterPlan(
         arch=os.uname().machine,
         strict_metadata=request.strict or policy.fs_metadata == "strict",
@@ -111,6 +115,7 @@ def make_plan(request: Request) -> LaunchPlan:
         notify=host.notify,
         landlock=host.landlock,
         signals_scoped=host.signals_scoped,
+        names=policy.names,
     )
     env, removed = build_environment(
         request.env,
@@ -175,12 +180,6 @@ def sdk_grant() -> Grant:
     return Grant(f"{os.path.realpath(data_path('sdk/python'))}/**", READ, "the SDK on the agent's path")
 
 
-def _runtime_mode(policy: Policy) -> str:
-    """What the policy and its profiles say of `runtime`; asked before the policy can be compiled, which needs the
-    grants."""
-    return next((part.runtime for _, part in compose(policy) if part.runtime), "auto")
-
-
 def _argument(text: str) -> bytes:
     data = os.fsencode(text)
     if b"\0" in data:
@@ -195,6 +194,15 @@ def _enforcer_flags(plan: FilterPlan, host: Host) -> int:
     if host.fds_by_pidfd:
         flags |= _native.FLAG_FDS_BY_PIDFD
     return flags
+
+
+def _check_resolver() -> None:
+    from akbox.linux.resolvers import VARIABLE, servers
+
+    try:
+        servers(os.environ)
+    except ValueError as error:
+        raise CannotRun(str(error), f"or unset {VARIABLE}: then the host's resolv.conf says whom to ask") from error
 
 
 def _rlimits(limits: Limits) -> tuple[tuple[int, int, int], ...]:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from akbox.kernel.agents import Agent
     from akbox.kernel.approvals import Request
     from akbox.linux.children import Children, Member
+    from akbox.linux.net_services import NetServices
     from akbox.linux.ptrace_calls import PtraceCalls
 
 PR_SET_DUMPABLE = 4
@@ -105,6 +106,7 @@ class Run:
         self.matcher: _native.Policy = plan.matcher.view(None if self._above is None else self._above.matcher)
         self._control = Control(kernel, run_dir, self.fail) if member is None else None
         self._child: _native.Child | None = None
+        self._net: NetServices | None = None  # when the policy takes it
         self._seized = False
         self._began_ns = 0
         # Of ended child agents, and of an earlier supervisor of this run; guarded by _lock:
@@ -158,7 +160,9 @@ class Run:
         self._tracer.kill()
 
     def flush(self) -> None:
-        """Every event of this run, and of the agents it started, is in the log."""
+        """Every event of this run, and of the agents it started, is in the log, and its bytes are counted."""
+        if self._net is not None:
+            self._net.count()
         self._drain.flush()
         if self._above is None and self.children is not None:
             self.children.flush()
@@ -237,6 +241,9 @@ class Run:
                 enforcer = self._make_enforcer(child.pid)
                 self._things.callback(enforcer.stop)
                 enforcer.set_kernel_reads(kernel_reads)
+                if self._net is not None:
+                    enforcer.use_names(self._net.names)
+                    self._net.start()
                 listener = child.go()
             except _native.LaunchError as error:
                 raise _launch_problem(error.args[0], error.args[2], plan) from error
@@ -289,6 +296,9 @@ class Run:
             things.callback(self._control.close)
         self.agent.layer_ends(self._rule_over)
         things.callback(self._close_watchdog)
+        self._net = self._make_net()
+        if self._net is not None:
+            things.callback(self._net.close)
         enforcer = self._launch()
         doors = Doors(self.kernel, self.agent.id)
         if self._above is None:
@@ -328,6 +338,15 @@ class Run:
             self.fail(
                 f"{what} was revoked, and audit.level = writes leaves reads to Landlock, which cannot take it back"
             )
+
+    def _make_net(self) -> NetServices | None:
+        above = None if self._above is None else self._above._net
+        policy, agent = self.plan.policy, self.agent
+        if not policy.names and above is None and agent.ledger.limit("bytes") is None:
+            return None
+        from akbox.linux.net_services import NetServices
+
+        return NetServices(policy, agent, self._ring, above=above, on_failure=self.fail)
 
     def _ptrace_calls(self, enforcer: _native.Enforcer) -> PtraceCalls:
         from akbox.linux.inject import Injector

@@ -56,6 +56,10 @@ _INTERPRETER_FILES: tuple[tuple[str, str], ...] = (
     ("/lib64/**", "system libraries"),
     ("/usr/local/lib/**", "system libraries"),
     ("/usr/local/lib64/**", "system libraries"),
+)
+
+# What looking a name up and speaking TLS to it takes: for those libraries, and for any program that may look names up.
+_NETWORK_FILES: tuple[tuple[str, str], ...] = (
     ("/etc/nsswitch.conf", "names of users and hosts"),
     ("/etc/passwd", "names of users"),
     ("/etc/group", "names of users"),
@@ -96,8 +100,10 @@ class Needs(NamedTuple):
     grants: tuple[Grant, ...]
 
 
-def runtime_needs(argv: Sequence[str], cwd: str, env: Mapping[str, str], mode: str | None) -> Needs:
-    """What a command needs to start; no grants when mode is "none".
+def runtime_needs(
+    argv: Sequence[str], cwd: str, env: Mapping[str, str], mode: str | None, *, names: bool = False
+) -> Needs:
+    """What a command needs to start; no grants when mode is "none". names: its policy lets it look names up.
 
     `cwd` is absolute, `env` is the caller's. Raises CannotRun with exit code 127 (no such command) or 126 (a directory,
     not executable, unreadable), as a shell would.
@@ -117,6 +123,8 @@ def runtime_needs(argv: Sequence[str], cwd: str, env: Mapping[str, str], mode: s
     _add(grants, _system(_STARTUP_FILES))
     if known:
         _add(grants, _system(_INTERPRETER_FILES))
+    if known or names:
+        _add(grants, _system(_NETWORK_FILES))
     return Needs(program.found, prefix, tuple(grants.values()))
 
 

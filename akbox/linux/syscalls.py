@@ -112,6 +112,7 @@ def decisions(plan: FilterPlan) -> dict[int, Decision]:
             call.action is Action.ALLOW
             or (call.action is Action.METADATA and not plan.strict_metadata)
             or (call.action is Action.SIGNAL and plan.signals_scoped)
+            or (call.action is Action.RECEIVE and not plan.names)
         )
         rules = () if always else rules_for(call.name, plan)
         result[nr] = Decision(nr, call.name, always, rules, call.errno, call.reason)

@@ -21,6 +21,7 @@ class Action(IntEnum):
     TRAP = 2  # a handler of the enforcer judges it
     METADATA = 3  # ALLOW, but TRAP under fs.metadata = "strict"
     SIGNAL = 4  # ALLOW where Landlock scopes signals, else TRAP
+    RECEIVE = 5  # ALLOW, but TRAP where the policy has rules on names
 
 
 class Group(NamedTuple):
@@ -56,9 +57,14 @@ GROUPS: tuple[Group, ...] = (
         0,
         "acts on sockets that are already connected, or only says what a socket is",
         """
-        accept 43 202; accept4 288 242; recvfrom 45 207; recvmsg 47 212; recvmmsg 299 243; shutdown 48 210;
-        getsockname 51 204; getpeername 52 205; getsockopt 55 209
+        accept 43 202; accept4 288 242; shutdown 48 210; getsockname 51 204; getpeername 52 205; getsockopt 55 209
         """,
+    ),
+    Group(
+        Action.RECEIVE,
+        0,
+        "receives; under rules on names the replies of akbox's DNS server get the source that is expected",
+        "recvfrom 45 207; recvmsg 47 212; recvmmsg 299 243",
     ),
     Group(
         Action.ALLOW,

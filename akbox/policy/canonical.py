@@ -30,5 +30,7 @@ def canonical_policy(compiled: CompiledPolicy) -> bytes:
     plain["env"] = msgspec.to_builtins(compiled.env)
     plain["limits"] = msgspec.to_builtins(compiled.limits)
     plain["runtime"] = compiled.runtime
+    if compiled.sni_enforced:
+        plain.setdefault("net", {})["sni"] = "enforce"
     plain.setdefault("fs", {})["metadata"] = compiled.fs_metadata
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")

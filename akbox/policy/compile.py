@@ -118,7 +118,7 @@ class _Build:
 
     def _net(self, i: int, rule: Rule) -> None:
         effect = E_ASK if rule.ask else E_DENY if rule.section == "net.deny" else E_ALLOW
-        if rule.section == "net.dns":
+        if rule.section in ("net.dns", "net.private"):
             self.hosts.append(HostRule(i, rule.section, effect, parse_host(rule.pattern), 0, 65535, ("tcp", "udp")))
             return
         end = parse_endpoint(rule.pattern)

@@ -42,6 +42,7 @@ from akbox.policy.rules import Context, Rule, states_exec
 S = TypeVar("S", Audit, Budgets, Limits)
 FS_NEEDS = {"fs.read": READ, "fs.write": WRITE, "fs.exec": EXEC, "fs.deny": 7, "fs.protect": WRITE}
 NET_OPS = {"net.connect": CONNECT, "net.bind": BIND, "net.listen": LISTEN}
+RESOLVING = ("net.dns", "net.connect")  # a name that may be connected to may be looked up
 NAME_DENIES = {"tools.allow": "tools.deny", "spawn.allow": "spawn.deny"}
 
 
@@ -135,6 +136,20 @@ class CompiledPolicy(Struct, frozen=True, dict=True):
         missing = what.section or _need_section(match.missing)
         return Verdict(DENY, rule, missing, suggest.fix(self, what, match.missing, rule, target2))
 
+    @property
+    def names(self) -> bool:
+        """Does any rule let a name be looked up? Then the target has to serve DNS."""
+        return any(h.effect != E_DENY and h.section in RESOLVING for h in self.hosts)
+
+    @property
+    def sni_enforced(self) -> bool:
+        """net.sni: TLS connections that a rule on a name allows must name an allowed host; said anywhere, it holds."""
+        return any(part.net.sni == "enforce" for _, part in self.parts)
+
+    def judge_name(self, host: str) -> Match:
+        """May this canonical name be looked up? As decide() for net.dns, with the rule's number."""
+        return self._match_host(Target("dns", host, "net.dns"))
+
     def suggest(self, op: int, target: str, need: int = 0) -> str:
         """The exact line that would allow the effect, or the rule that forbids it."""
         return self.decide(op, target, need=need).suggested_fix or ""
@@ -182,8 +197,9 @@ class CompiledPolicy(Struct, frozen=True, dict=True):
 
     def _match_host(self, what: Target) -> Match:
         found = []
+        sections = RESOLVING if what.section == "net.dns" else (what.section,)
         for h in self.hosts:
-            covered = h.section == what.section or h.section == "net.deny"
+            covered = h.section in sections or h.section == "net.deny"
             if covered and (
                 what.section == "net.dns" or (h.low <= what.port <= h.high and what.protocol in h.protocols)
             ):

@@ -58,7 +58,8 @@ class Fs(Section, frozen=True):
 
 
 class Net(Section, frozen=True):
-    """Network. A rule of `deny` without `udp+` covers TCP and UDP: a refusal is never narrower than it reads."""
+    """Network. A rule of `deny` without `udp+` covers TCP and UDP: a refusal is never narrower than it reads.
+    `private`: names whose answers may lie in loopback, private or this machine's own networks."""
 
     dns: tuple[HostText, ...] = ()
     connect: tuple[ConnectText, ...] = ()
@@ -66,6 +67,8 @@ class Net(Section, frozen=True):
     listen: tuple[BindText, ...] = ()
     unix: tuple[SocketText, ...] = ()
     deny: tuple[ConnectText, ...] = ()
+    private: tuple[HostText, ...] = ()
+    sni: Literal["off", "enforce"] | None = None
 
 
 class Tools(Section, frozen=True):

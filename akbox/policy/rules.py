@@ -68,7 +68,7 @@ class Rule(Struct, frozen=True):
 # The lists of the schema whose items are rules, in the order of rule numbers.
 RULE_LISTS: tuple[tuple[str, str], ...] = (
     *(("fs", name) for name in ("read", "write", "exec", "deny", "protect")),
-    *(("net", name) for name in ("dns", "connect", "bind", "listen", "unix", "deny")),
+    *(("net", name) for name in ("dns", "connect", "bind", "listen", "unix", "deny", "private")),
     ("tools", "allow"),
     ("tools", "deny"),
     ("wasm", "modules"),
@@ -114,6 +114,16 @@ def _stated(origin: str, part: Policy) -> Iterator[Rule]:
     for i, effect in enumerate(part.approve.effects):
         section, pattern = split_effect(effect)
         yield Rule(section, pattern, origin, ask=True, source=part.source, path=("approve", "effects", i))
+
+
+def states_names(parts: list[tuple[str, Policy]]) -> bool:
+    """Whether any part lets names be looked up: CompiledPolicy.names, before there is one."""
+    return any(
+        part.net.dns
+        or any(text.startswith(("dns:", "udp+dns:")) for text in part.net.connect)
+        or any(effect.startswith("net.dns") or "dns:" in effect for effect in part.approve.effects)
+        for _, part in parts
+    )
 
 
 def states_exec(parts: list[tuple[str, Policy]]) -> bool:

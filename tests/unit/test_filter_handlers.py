@@ -18,7 +18,7 @@ def handlers() -> set[str]:
 
 
 def trapped(arch: str) -> set[str]:
-    plans = (FilterPlan(arch), FilterPlan(arch, strict_metadata=True, signals_scoped=False, landlock=False))
+    plans = (FilterPlan(arch), FilterPlan(arch, strict_metadata=True, signals_scoped=False, landlock=False, names=True))
     return {d.name for plan in plans for d in decisions(plan).values() if not d.always and not d.errno}
 
 

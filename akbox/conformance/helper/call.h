@@ -24,6 +24,6 @@ long sys(long nr, long a, long b, long c, long d, long e, long f);
 long number(const char *text);          /* any base; exits 2 on anything else */
 
 extern const struct attempt namespace_attempts[], process_attempts[], kernel_attempts[], file_attempts[],
-	attribute_attempts[], run_attempts[], control_attempts[];
+	attribute_attempts[], run_attempts[], control_attempts[], network_attempts[];
 
 #endif

@@ -12,7 +12,7 @@
 
 static const struct attempt *const families[] = {
 	namespace_attempts, process_attempts, kernel_attempts, file_attempts, attribute_attempts, run_attempts,
-	control_attempts,
+	control_attempts, network_attempts,
 };
 
 long sys(long nr, long a, long b, long c, long d, long e, long f)
