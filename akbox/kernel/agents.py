@@ -147,6 +147,12 @@ class Agent:
         self.heap_tid = tid_of(seed, "heap")
         self.ipc_tid = tid_of(seed, "ipc")
 
+    def forget(self) -> None:
+        """It has ended for good: its policy takes no more memory."""
+        assert self.parent is not None
+        self.layer, self.layers = None, self.parent.layers
+        self.__dict__.pop("rule_texts", None)
+
     @cached_property
     def rule_texts(self) -> tuple[str, ...]:
         """By the rule numbers of the agent's events: its own layer's rules, then those above."""

@@ -169,6 +169,7 @@ class AuditLog:
             if agent in self._sides:
                 self.tick(agent, everything=True)
                 self._sides.pop(agent).flood.close()
+                self.path.with_name(f"rules-{agent.hex()}.json").unlink(missing_ok=True)  # all of it is in the log
 
     def append_records(self, records: bytes, agent: bytes) -> list[tuple[Event, int | None]]:
         """Appends whole ring records in one write, floods of equal denials merged. What is merged reaches the log

@@ -42,7 +42,7 @@ __all__ = ["AgentId", "AuditError", "Decision", "Denial", "Effect", "Kernel", "R
 
 _EACCES, _EPERM = 13, 1
 _HISTORY = 60
-DEFAULT_MAX_AGENTS = 64
+DEFAULT_MAX_AGENTS, MAX_AGENTS_EVER = 64, 10_000
 MAX_KEYS = 256
 TYPE_TYPE, MAX_TYPES = "$type", 1000  # heap objects of this type are types: {name, schema}, of the root agent
 APPROVE_TIMEOUT_MS = 300_000
@@ -408,6 +408,8 @@ class Kernel:
                     Code.QUOTA_EXCEEDED, f"the run has as many agents as it may have ({most} besides the first)",
                     missing_cap="spawn.max_agents", stage="POLICY", suggested_fix="raise spawn.max_agents",
                 )  # fmt: skip
+            if len(self._agents) > MAX_AGENTS_EVER:
+                raise CallError(Code.QUOTA_EXCEEDED, f"a run has at most {MAX_AGENTS_EVER} agents", stage="POLICY")
             if above.depth >= MAX_DEPTH:
                 raise CallError(Code.QUOTA_EXCEEDED, f"agents are at most {MAX_DEPTH} deep", stage="POLICY")
             name = name or f"agent-{len(self._agents)}"
@@ -452,6 +454,7 @@ class Kernel:
         with self.store.transaction() as tx:
             tx.inherit(agent.id, agent.parent.id)
         agent.ledger.close()
+        agent.forget()
         self._retire(agent.parent)
 
     @property

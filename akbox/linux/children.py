@@ -20,6 +20,8 @@ from msgspec import Struct
 from akbox.kernel.agents import Agent
 from akbox.kernel.calls.spawn import SpawnArgs, given, limits_of_args
 from akbox.kernel.codes import CallError, Code
+from akbox.kernel.effect import Effect
+from akbox.kernel.ops import NEED_EXEC, Op
 from akbox.linux.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CannotRun
 from akbox.linux.plan import Request, make_plan
 from akbox.policy.check import PolicyError
@@ -91,6 +93,11 @@ class Children:
             raise _policy_error(error) from error
         except (OSError, ValueError) as error:
             raise CallError(Code.SCHEMA_INVALID, str(error)) from error
+        # What was judged by its name is what is started: the name may lead elsewhere by now.
+        effect = Effect(op=Op.SPAWN, target=os.path.realpath(os.fsdecode(plan.exec_path)), need=NEED_EXEC)
+        decision = kernel.decide(parent.id, effect)
+        if not decision.allowed and decision.code is not Code.APPROVAL_REQUIRED:
+            raise CallError(Code.POLICY_DENY, decision.reason, missing_cap=decision.missing_cap, stage="POLICY")
         agent = kernel.add_agent(parent.id, args.name, plan.policy, limits_of_args(args.budgets))
         try:
             own = {

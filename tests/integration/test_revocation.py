@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -142,6 +143,53 @@ def test_the_command_line(talk: Talk) -> None:
 
 
 ENTRY = "from akbox.cli.main import main; import sys; sys.exit(main())"
+
+
+KNOCK = """
+import os, socket, sys
+for path in sys.argv[1:]:
+    os.chdir(os.path.dirname(path))  # an address has 108 bytes at most
+    with socket.socket(socket.AF_UNIX) as s:
+        try: print(s.connect(os.path.basename(path)) or 0)
+        except OSError as error: print(error.errno)
+"""
+
+
+@pytest.mark.parametrize("runtime_dir", [True, False])
+def test_the_agent_cannot_reach_the_control_socket(
+    tmp_path: Path, runtime_dir: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a policy grants: it has the user's uid, and could approve its own requests."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rt").mkdir(mode=0o700)
+    if runtime_dir:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "rt"))
+    else:
+        monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    policy = tmp_path / "p.toml"
+    policy.write_text(
+        f'version = "1.0"\nprofiles = ["python"]\n[fs]\nread = ["{tmp_path}/**"]\nwrite = ["{tmp_path}/**"]\n'
+        f'exec = ["/usr/**", "/lib*/**"]\n[net]\nunix = ["{tmp_path}/**"]\n'
+    )
+    sandbox = Sandbox(policy, cwd=tmp_path, state_dir=tmp_path / "state")
+    stop, hold = os.pipe()
+    first = sandbox.start(["/usr/bin/python3", "-c", "import sys; sys.stdin.read()"], stdio=(stop, 1, 2))
+    os.close(stop)
+    place = tmp_path / "rt/akbox" if runtime_dir else first.run_dir
+    sockets = [str(path) for path in place.iterdir() if path.name.endswith(".sock")]
+    assert len(sockets) == 1
+    from akbox.linux.control import ask
+
+    assert json.loads(ask(first.run_dir, b'{"cmd": "approve.list"}'))["ok"]  # from outside it answers
+    with socket.socket(socket.AF_UNIX) as own:
+        os.chdir(tmp_path)
+        own.bind("own.sock")
+        own.listen()
+        knocked = sandbox.run(["/usr/bin/python3", "-c", KNOCK, str(tmp_path / "own.sock"), *sockets])
+    assert knocked.stdout == b"0\n13\n", knocked.stderr
+    os.close(hold)
+    first.wait(60)
+    assert not Path(sockets[0]).exists()
 
 
 def test_reads_that_landlock_alone_judges_end_the_run(tmp_path: Path) -> None:

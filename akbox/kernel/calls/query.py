@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Position = Annotated[int, msgspec.Meta(ge=0)]
 MAX_SCANNED = 10_000
+PAGE = 200  # objects that are looked at with one question to the store
 
 
 class Objects(Args, tag_field="what", tag="objects"):
@@ -107,7 +108,9 @@ def _objects(ctx: Context, q: Objects) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
     after, scanned = q.after, 0
     while len(found) < q.limit and scanned < MAX_SCANNED:
-        page = ctx.kernel.store.objects(ctx.subject, type=q.type, after=after, limit=min(200, q.limit))
+        page = ctx.kernel.store.objects(
+            ctx.subject, type=q.type, after=after, limit=PAGE if q.where else min(PAGE, q.limit)
+        )
         if not page:
             return {"objects": found, "next": None}
         for item in page:
