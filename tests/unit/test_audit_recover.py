@@ -175,7 +175,8 @@ def test_sigkill_of_the_writer(tmp_path: Path, after: int) -> None:
     seen = targets(tmp_path)
     assert {f"/app/{n}/{i}" for n in range(acknowledged) for i in range(10)} <= set(seen)
     assert seen.count("heap:t") >= acknowledged
-    assert seen[-2:] == ["/app/late", "run:recovered"]
+    # A change that was in the store, and its entry not yet in the log, has it behind them.
+    assert [t for t in seen[seen.index("/app/late") :] if t != "heap:t"] == ["/app/late", "run:recovered"]
 
 
 def test_the_ring_of_a_child_agent(tmp_path: Path) -> None:
