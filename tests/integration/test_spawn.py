@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from akbox.conformance.services import Services
 from akbox.kernel.recover import recover
 from akbox.kernel.verify import verify
 from akbox.linux.sandbox import Sandbox
@@ -230,3 +231,39 @@ say(living=sum(a["state"] == "running" for a in agents), got=got)
     result, (said,) = world.run(code, timeout=200)
     assert (result.exit_code, said) == (0, {"living": 64, "got": 56})
     assert len([e for e in world.entries() if e["target"].endswith(":end")]) == 63
+
+
+def test_names_need_every_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child's rules on names open nothing that its parent's do not, and its answers count for it alone."""
+    with Services() as services:
+        listed, unlisted = services.places["P2"], services.places["P1"]
+        monkeypatch.setenv("AKBOX_RESOLVER", services.environment["AKBOX_RESOLVER"])
+        ours = f'connect = ["dns:listed.test:{listed}"]\nprivate = ["listed.test", "other.test"]'
+        world = World(tmp_path, more=f"[net]\n{ours}\n")
+        ends = ", ".join(f'"dns:{name}.test:*"' for name in ("listed", "other"))
+        policy = NARROW.format(app=world.app) + f'[net]\nconnect = [{ends}]\nprivate = ["*.test.test", "listed.test"]\n'
+        code = f"""
+import socket
+def connect(name, port):
+    try: socket.create_connection((name, port), 10).close(); return "made"
+    except socket.gaierror: return "no name"
+    except OSError as e: return e.errno
+child = spawn('''
+import socket
+def connect(name, port):
+    try: socket.create_connection((name, port), 10).close(); return "made"
+    except socket.gaierror: return "no name"
+    except OSError as e: return e.errno
+say(who="child", before=connect("127.0.0.1", {listed}), listed=connect("listed.test", {listed}),
+    port=connect("listed.test", {unlisted}), other=connect("other.test", {listed}))
+ak.send("root", {{"done": True}})
+''', policy={policy!r}, name="worker")
+ak.recv(timeout_ms=60000)
+say(who="root", listed=connect("listed.test", {listed}))
+"""
+        result, said = world.run(code)
+        assert result.exit_code == 0, result
+        by = {s.pop("who"): s for s in said}
+        assert by["child"] == {"before": 13, "listed": "made", "port": 13, "other": "no name"}
+        assert by["root"] == {"listed": "made"}
+        assert services.heard("P1") == []
