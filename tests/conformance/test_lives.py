@@ -19,7 +19,7 @@ from akbox.conformance.engine import (
 from akbox.conformance.model import BOTH, py
 from akbox.conformance.world import World, Worlds
 
-VARIANTS = [(user, interposer) for user in USERS for interposer in BOTH]
+VARIANTS = [*((USERS[-1], interposer) for interposer in BOTH), *((user, "auto") for user in USERS[:-1])]
 BOTH_OF_EACH = pytest.mark.parametrize(("user", "interposer"), VARIANTS, ids=lambda word: word)
 
 
@@ -94,14 +94,14 @@ signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
 wrong = []
-for n in range(4000):
+for n in range(800):
     fd = libc.open(b"{R}/a", 0)
     if fd < 0: wrong.append(ctypes.get_errno())
     else: libc.close(fd)
     if libc.open(b"{S}", 0) != -1 or ctypes.get_errno() != 13: wrong.append(("denied", ctypes.get_errno()))
     if libc.mkdir(b"{W}/made", 0o700) or libc.rmdir(b"{W}/made"): wrong.append(("mkdir", ctypes.get_errno()))
 signal.setitimer(signal.ITIMER_REAL, 0)
-print(hits > 100, wrong[:9])
+print(hits > 20, wrong[:9])
 """
 
 
@@ -122,7 +122,7 @@ def load():
         try: open("{S}").close()
         except OSError: pass
         open("{W}/f", "w").close()
-for n in range(150):
+for n in range(48):
     pid = os.fork()
     if pid == 0:
         for k in range(3): threading.Thread(target=load, daemon=True).start()
@@ -154,7 +154,7 @@ if pid == 0:
         while True: open("{R}/a").close()
     threading.Thread(target=load, daemon=True).start()
     while True: open("{R}/a").close()
-for n in range(100):
+for n in range(40):
     os.kill(pid, signal.SIGSTOP)
     got, status = os.waitpid(pid, os.WUNTRACED)
     assert os.WIFSTOPPED(status) and os.WSTOPSIG(status) == signal.SIGSTOP, status
@@ -193,7 +193,7 @@ import ctypes, os, threading
 libc = ctypes.CDLL(None, use_errno=True)
 done = []
 def work():
-    for n in range(40):
+    for n in range(12):
         pid = os.posix_spawn("/bin/true", ["true"], {})
         done.append(os.waitpid(pid, 0)[1])
         try: os.posix_spawn("{S}", ["secret"], {}); done.append("ran")
@@ -208,7 +208,7 @@ print(len(done), set(done))
 def test_vfork_from_many_threads(worlds: Worlds, user: str, interposer: str) -> None:
     """Each parent's thread is suspended in the kernel until its child's exec is judged, eight at a time."""
     with worlds.lend(uid_of(user)) as world:
-        assert inside(world, interposer, world.fill(VFORK), timeout_s=120).stdout == "320 {0}\n"
+        assert inside(world, interposer, world.fill(VFORK), timeout_s=120).stdout == "96 {0}\n"
 
 
 @pytest.mark.parametrize("interposer", BOTH)
