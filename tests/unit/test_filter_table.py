@@ -1,8 +1,11 @@
 """The table is complete, and says what the design's refusal list says."""
 
 import errno
+import json
+import os
 import re
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -63,6 +66,38 @@ def test_every_call_of_the_generic_header_is_in_the_arm64_table() -> None:
     for name, nr in header_numbers("/usr/include/asm-generic/unistd.h").items():
         if not 403 <= nr <= 423:
             assert decisions(ARM)[nr].name == aliases.get(name, name)
+
+
+def test_the_running_kernel_has_no_call_that_the_table_lacks() -> None:
+    """Bare, as an ordinary user, with arguments that no call can do anything with: only ENOSYS may come of a
+    number that the table does not have."""
+    script = (
+        "import ctypes, json, sys\nlibc = ctypes.CDLL(None, use_errno=True)\nlibc.syscall.restype = ctypes.c_long\n"
+        "known = set(json.loads(sys.argv[1]))\n"
+        "for nr in [*range(336, 424), *range(424, 1024)]:\n if nr in known: continue\n"
+        " bad = [ctypes.c_long(-1)] * 6\n"
+        " if libc.syscall(ctypes.c_long(nr), *bad) != -1 or ctypes.get_errno() != 38: print(nr)"
+    )
+    plan = FilterPlan(os.uname().machine)
+    become = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if os.geteuid() == 0 else []
+    command = [*become, "/usr/bin/python3", "-I", "-S", "-c", script, json.dumps(sorted(decisions(plan)))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout == ""
+
+
+NEWEST = """
+451 cachestat 452 fchmodat2 453 map_shadow_stack 454 futex_wake 455 futex_wait 456 futex_requeue 457 statmount
+458 listmount 459 lsm_get_self_attr 460 lsm_set_self_attr 461 lsm_list_modules 462 mseal 463 setxattrat 464 getxattrat
+465 listxattrat 466 removexattrat 467 open_tree_attr 468 file_getattr 469 file_setattr 470 listns 471 rseq_slice_yield
+"""
+
+
+@pytest.mark.parametrize("plan", [X86, ARM])
+def test_calls_that_older_headers_lack(plan: FilterPlan) -> None:
+    """The same on both architectures, as the kernel has numbered all calls since 424."""
+    words = NEWEST.split()
+    for nr, name in zip(words[::2], words[1::2], strict=True):
+        assert decisions(plan)[int(nr)].name == name
 
 
 @pytest.mark.parametrize("plan", [X86, ARM])
