@@ -1,0 +1,240 @@
+"""One metered call to a model, whoever asked: decided and reserved, sent, followed to its end, settled.
+
+The HTTP gateway and INFERENCE both go through `Exchanges.begin`; they differ only in what they do with what comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from akbox.inference import anthropic
+from akbox.inference.metering import Meter, Ticket
+from akbox.inference.routing import Router
+from akbox.inference.sse import Splitter
+from akbox.inference.upstream import Client, UpstreamDown
+from akbox.inference.wire import Body, Endpoint, Stream, Usage, WireError, encode
+from akbox.kernel.effect import AgentId, Effect
+from akbox.kernel.kernel import Kernel
+from akbox.kernel.ops import Op
+
+MAX_REPLY_BYTES = 64 << 20
+MAX_ERROR_BYTES = 1 << 20
+_DRAIN_S = 0.5
+_COUNTED = ("model", "messages", "system", "tools", "tool_choice", "thinking", "mcp_servers", "context_management")
+_COUNT_MARGIN = 1.05  # the provider calls its own count an estimate
+
+
+class Reply(msgspec.Struct):
+    """A whole reply. `headers` are the upstream's own, unfiltered."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    tries: int
+
+
+class Exchange:
+    """A call that may be sent. Close it with `close`, whatever happens; what it has not used is free again then."""
+
+    def __init__(
+        self, endpoint: Endpoint, client: Client, ticket: Ticket, body: bytes, stream: bool, own: bool
+    ) -> None:
+        self.endpoint, self.client, self.ticket = endpoint, client, ticket
+        self.body, self.stream, self._own = body, stream, own
+        self._hash = hashlib.sha256()
+        self._bytes = 0
+        self._tries = 0
+        self._stream: Stream | None = None
+        self._reply: aiohttp.ClientResponse | None = None
+
+    async def send(self, query: str, headers: Mapping[str, str]) -> Reply | None:
+        """Sends it. A whole reply, settled; None: a stream has begun, to be read by `events`. Raises UpstreamDown."""
+        reply, self._tries = await self.client.send(
+            "POST", self.endpoint.path, query, headers, self.body, stream=self.stream
+        )
+        self._reply = reply
+        if reply.status == 200 and self.stream and reply.content_type == "text/event-stream":
+            return None
+        if reply.status >= 400:
+            return await self._error(reply)
+        return await self._whole(reply)
+
+    @property
+    def reply_headers(self) -> Mapping[str, str]:
+        assert self._reply is not None
+        return self._reply.headers
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """Whole events for the agent as they come, the last ones of a stream that breaks off or is cut included."""
+        assert self._reply is not None
+        assert self.endpoint.stream is not None
+        stream = self._stream = self.endpoint.stream(self._own)
+        splitter = Splitter()
+        out = bytearray()
+        try:
+            async for chunk in self._reply.content.iter_any():
+                for name, data, raw in splitter.feed(chunk):
+                    keep = stream.event(name, data)
+                    if self._over(stream):
+                        self._settle(stream, "cut")
+                        self._reply.close()
+                        message = "the run's budget for output is used up: the answer is cut here"
+                        yield self._passed(bytes(out) + stream.end("budget", message))
+                        return
+                    out += raw if keep else b""
+                if stream.complete:
+                    self._settle(stream, "complete")
+                if out:
+                    passed = self._passed(bytes(out))
+                    out.clear()
+                    yield passed
+                if stream.complete:
+                    await self._drain()
+                    return
+            problem = ("upstream", f"{self.client.name}: the stream broke off")
+        except WireError as error:
+            problem = ("upstream", f"{self.client.name}: {error}")
+        except TimeoutError:
+            problem = ("timeout", f"{self.client.name}: silent for {self.client.silence_s:g} s")
+        except aiohttp.ClientError as error:
+            problem = ("upstream", f"{self.client.name}: the stream broke off ({type(error).__name__})")
+        self._reply.close()
+        self._settle(stream, "failed" if stream.failed else "broken")
+        last = bytes(out) + (b"" if stream.failed else stream.end(*problem))
+        if last:
+            yield self._passed(last)
+
+    def close(self) -> None:
+        """Settles what came when the caller went away; releases what was never answered."""
+        if self._reply is not None:
+            self._reply.close()  # nothing, where its end was reached and the connection is back in the pool
+        if self._stream is not None:
+            self._settle(self._stream, "aborted")
+        elif self._reply is not None and self._reply.status == 200:
+            self.ticket.settle(self.ticket.guess(None, self._bytes), self._result("aborted"))
+        else:
+            self.ticket.release(self._result("failed"))
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    async def _whole(self, reply: aiohttp.ClientResponse) -> Reply:
+        try:
+            data = await _read(reply, MAX_REPLY_BYTES)
+            value: Any = msgspec.json.decode(data)
+            if not isinstance(value, dict):
+                raise WireError("the reply is not a JSON object")
+        except (aiohttp.ClientError, TimeoutError, WireError, msgspec.DecodeError) as error:
+            self.ticket.settle(self.ticket.guess(None, reply.content.total_bytes), self._result("broken"))
+            reply.close()
+            kind = "timeout" if isinstance(error, TimeoutError) else "upstream"
+            raise UpstreamDown(kind, f"{self.client.name}: the reply is not whole") from error
+        data = self._passed(data)
+        usage = self.endpoint.usage(value) or self.ticket.guess(None, len(data))
+        self.ticket.settle(usage, self._result("complete"))
+        return Reply(reply.status, reply.headers, data, self._tries)
+
+    async def _error(self, reply: aiohttp.ClientResponse) -> Reply:
+        """The provider's refusal in its own words."""
+        try:
+            data = await _read(reply, MAX_ERROR_BYTES)
+        except (aiohttp.ClientError, TimeoutError, WireError):
+            data = b""
+        data = self._passed(data)
+        self.ticket.release(self._result("refused"))
+        return Reply(reply.status, reply.headers, data, self._tries)
+
+    async def _drain(self) -> None:
+        """The end of the body comes right after the last event; with it the connection can be used again."""
+        assert self._reply is not None
+        try:
+            async with asyncio.timeout(_DRAIN_S):
+                await self._reply.content.readany()
+        except (aiohttp.ClientError, TimeoutError):
+            self._reply.close()
+
+    def _over(self, stream: Stream) -> bool:
+        told = stream.usage.output if stream.usage is not None else 0
+        return max(stream.pieces, told) > self.ticket.output_all
+
+    def _settle(self, stream: Stream, ended: str) -> None:
+        whole = stream.complete and stream.usage is not None
+        usage: Usage | None = stream.usage if whole else None
+        if ended == "cut":
+            usage = self.ticket.guess(stream.usage, 0)
+            usage.output = self.ticket.output_all
+        self.ticket.settle(usage or self.ticket.guess(stream.usage, stream.characters), self._result(ended))
+
+    def _passed(self, data: bytes) -> bytes:
+        """Counts what goes to the agent; the key does not."""
+        data = self.client.scrub(data)
+        self._hash.update(data)
+        self._bytes += len(data)
+        return data
+
+    def _result(self, ended: str) -> dict[str, Any]:
+        status = self._reply.status if self._reply is not None else None
+        result = {"ended": ended, "status": status, "tries": self._tries, "bytes": self._bytes}
+        return result | ({"sha256": self._hash.hexdigest()} if self._bytes else {})
+
+
+class Exchanges:
+    """Makes exchanges: the one place where a model call is decided."""
+
+    def __init__(self, kernel: Kernel, router: Router, meter: Meter, clients: Mapping[str, Client]) -> None:
+        self._kernel, self._router, self._meter, self._clients = kernel, router, meter, clients
+
+    async def begin(self, caller: AgentId, endpoint: Endpoint, body: Body, raw: bytes, upstream: str) -> Exchange:
+        """`body` is what the agent sent (`raw`), decoded, with its alias replaced; it is changed here. Raises CallError
+        (denied, over budget) or WireError."""
+        client = self._clients[upstream]
+        streamed = body.get("stream") is True and endpoint.stream is not None
+        own = streamed and endpoint.ask_usage(body)
+        data = encode(body)
+        facts = endpoint.facts(body, len(data))
+        if endpoint is anthropic.MESSAGES and facts.prompt is not None:
+            facts = msgspec.structs.replace(
+                facts, prompt=await self._counted(caller, client, body, facts.model, facts.prompt)
+            )
+        detail = {
+            "api": endpoint.name, "upstream": upstream, "stream": streamed, "bytes": len(raw),
+            "sha256": hashlib.sha256(raw).hexdigest(),
+        }  # fmt: skip
+        ticket = self._meter.open(caller, facts, detail, metered=endpoint.metered)
+        if ticket.write_cap:
+            endpoint.cap(body, ticket.output, client.official)
+            data = encode(body)
+        return Exchange(endpoint, client, ticket, data, streamed, own)
+
+    async def _counted(self, caller: AgentId, client: Client, body: Body, model: str, bound: int) -> int:
+        """The bound, or the provider's own count (which is free) where the bound alone would make the call smaller or
+        refuse it."""
+        left = self._meter.left(caller)
+        asked = body.get("max_tokens")
+        if left is None or bound + (asked if isinstance(asked, int) else 0) <= left:
+            return bound
+        if not self._kernel.decide(caller, Effect(op=Op.INFER, target=f"model:{model}")).allowed:
+            return bound  # which will be refused; nothing of it goes out
+        counted = {name: body[name] for name in _COUNTED if name in body}
+        try:
+            reply, _ = await client.send("POST", anthropic.COUNT_TOKENS.path, "", {}, encode(counted), stream=False)
+            value = msgspec.json.decode(await _read(reply, MAX_ERROR_BYTES)) if reply.status == 200 else None
+            reply.release()
+        except (UpstreamDown, aiohttp.ClientError, TimeoutError, WireError, msgspec.DecodeError):
+            return bound
+        tokens = value.get("input_tokens") if isinstance(value, dict) else None
+        return min(bound, int(tokens * _COUNT_MARGIN) + 1) if isinstance(tokens, int) and tokens >= 0 else bound
+
+
+async def _read(reply: aiohttp.ClientResponse, most: int) -> bytes:
+    data = bytearray()
+    async for chunk in reply.content.iter_any():
+        data += chunk
+        if len(data) > most:
+            raise WireError(f"the reply is over {most} bytes")
+    return bytes(data)
