@@ -50,6 +50,10 @@ class Exchange:
         self._hash = hashlib.sha256()
         self._bytes = 0
         self._tries = 0
+        self.ended = ""
+        """How it ended, once it has: complete, cut, broken, aborted, refused, failed."""
+        self.usage = Usage()
+        """What was charged, then."""
         self._stream: Stream | None = None
         self._reply: aiohttp.ClientResponse | None = None
 
@@ -117,7 +121,7 @@ class Exchange:
         if self._stream is not None:
             self._settle(self._stream, "aborted")
         elif self._reply is not None and self._reply.status == 200:
-            self.ticket.settle(self.ticket.guess(None, self._bytes), self._result("aborted"))
+            self._charge(self.ticket.guess(None, self._bytes), "aborted")
         else:
             self.ticket.release(self._result("failed"))
 
@@ -130,13 +134,13 @@ class Exchange:
             if not isinstance(value, dict):
                 raise WireError("the reply is not a JSON object")
         except (aiohttp.ClientError, TimeoutError, WireError, msgspec.DecodeError) as error:
-            self.ticket.settle(self.ticket.guess(None, reply.content.total_bytes), self._result("broken"))
+            self._charge(self.ticket.guess(None, reply.content.total_bytes), "broken")
             reply.close()
             kind = "timeout" if isinstance(error, TimeoutError) else "upstream"
             raise UpstreamDown(kind, f"{self.client.name}: the reply is not whole") from error
         data = self._passed(data)
         usage = self.endpoint.usage(value) or self.ticket.guess(None, len(data))
-        self.ticket.settle(usage, self._result("complete"))
+        self._charge(usage, "complete")
         return Reply(reply.status, reply.headers, data, self._tries)
 
     async def _error(self, reply: aiohttp.ClientResponse) -> Reply:
@@ -168,7 +172,12 @@ class Exchange:
         if ended == "cut":
             usage = self.ticket.guess(stream.usage, 0)
             usage.output = self.ticket.output_all
-        self.ticket.settle(usage or self.ticket.guess(stream.usage, stream.characters), self._result(ended))
+        self._charge(usage or self.ticket.guess(stream.usage, stream.characters), ended)
+
+    def _charge(self, usage: Usage, ended: str) -> None:
+        if not self.ended:
+            self.ended, self.usage = ended, usage
+            self.ticket.settle(usage, self._result(ended))
 
     def _passed(self, data: bytes) -> bytes:
         """Counts what goes to the agent; the key does not."""

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from akbox.kernel.codes import CallError, Code
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Coroutine
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from akbox.inference.gateway import Gateway, Identify
     from akbox.inference.routing import Router
     from akbox.inference.upstream import Client
+    from akbox.kernel.calls.inference import InferenceArgs
+    from akbox.kernel.effect import AgentId
     from akbox.kernel.kernel import Kernel
     from akbox.policy.model import Infer
 
@@ -60,6 +64,19 @@ class Service:
             coroutine.close()
             raise RuntimeError("the model gateway has ended")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def infer(self, subject: AgentId, args: InferenceArgs) -> dict[str, Any]:
+        """INFERENCE, for any thread but the loop's own. Raises CallError."""
+        from concurrent.futures import CancelledError
+
+        from akbox.inference.call import infer
+
+        self._ready.wait()
+        try:
+            found: dict[str, Any] = self.run(infer(self.exchanges, self.router, subject, args))
+        except (CancelledError, RuntimeError) as error:
+            raise CallError(Code.INFERENCE_FAIL, "the run is ending") from error
+        return found
 
     def close(self) -> None:
         """Calls under way are aborted and settled; on return nothing of the gateway is left."""

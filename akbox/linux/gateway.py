@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from akbox.kernel.codes import CallError, Code
@@ -29,6 +30,14 @@ BASE_URLS = {
     "anthropic": (("ANTHROPIC_BASE_URL", ""),),
     "openai": (("OPENAI_BASE_URL", "/v1"), ("OPENAI_API_BASE", "/v1")),
 }
+_CODEX = """# written by akbox: models are asked of this run's gateway
+model_provider = "akbox"
+[model_providers.akbox]
+name = "akbox"
+base_url = "{url}"
+env_key = "OPENAI_API_KEY"
+wire_api = "responses"
+"""
 KEYS = {"anthropic": ("ANTHROPIC_API_KEY",), "openai": ("OPENAI_API_KEY", "CODEX_API_KEY")}
 
 
@@ -67,6 +76,15 @@ class ModelGateway:
             env |= dict.fromkeys(KEYS[kind], self._token)
         return env
 
+    def settings(self, tmpdir: Path) -> dict[str, str]:
+        """For codex, which takes an address from its own settings only: a home with those, in the run's TMPDIR."""
+        if all(upstream.type != "openai" for upstream in self._infer.upstreams.values()):
+            return {}
+        home = tmpdir / "codex"
+        home.mkdir(mode=0o700)
+        (home / "config.toml").write_text(_CODEX.format(url=f"http://{self.endpoint}/v1"))
+        return {"CODEX_HOME": str(home)}
+
     def start(self, on_failure: Callable[[str], None]) -> None:
         """Precondition: prepared. From here on requests are answered; `on_failure` is called when they can't be."""
         from akbox.inference.service import Service
@@ -76,6 +94,7 @@ class ModelGateway:
         listener, self._listener = self._listener, None
         self._service = Service([listener], self._kernel, self._infer, self._keys, self._identify, on_failure)
         self._service.start()
+        self._kernel.infer = self._service.infer
 
     def close(self) -> None:
         """Calls under way are aborted and settled."""
@@ -83,6 +102,8 @@ class ModelGateway:
             self._listener.close()
             self._listener = None
         if self._service is not None:
+            if self._kernel is not None:
+                self._kernel.infer = None
             self._service.close()
 
     def _identify(self, token: str) -> AgentId:

@@ -321,6 +321,8 @@ class Run:
         upcalls.start()
         things.callback(upcalls.join)
         things.callback(enforcer.stop)  # so that nobody waits for it any more
+        if self._gateway is not None:
+            things.callback(self._gateway.close)  # before those who wait for an answer of it are waited for
         TraceLoop(
             self._tracer,
             enforcer,

@@ -129,6 +129,8 @@ class Sandbox:
             if gateway is not None:
                 gateway.prepare(kernel, self._environ())
                 plan = with_environment(plan, gateway.environment())
+                if not any(item.startswith(b"CODEX_HOME=") for item in plan.envp):
+                    plan = with_environment(plan, gateway.settings(tmpdir))
             run = Run(
                 plan,
                 kernel,

@@ -85,6 +85,7 @@ class Bench:
     def __enter__(self) -> Bench:
         self.upstream.__enter__()
         self.service.start()
+        self.kernel.infer = self.service.infer
         return self
 
     def __exit__(

@@ -66,7 +66,7 @@ def test_fields_the_gateway_does_not_know_stay_as_they_are(tmp_path: Path, wire:
         "cookie": "c=1",
     }
     with Bench(tmp_path) as bench:
-        body = request_body(wire, "tool look", 500, **odd)
+        body = request_body(wire, "call-tool look", 500, **odd)
         reply = bench.send(PATHS[wire] + "?beta=true", body, headers=headers)
         answer = json.loads(reply.read())
         assert reply.status == 200, answer

@@ -5,7 +5,7 @@ one piece of a stream; the prompt has as many tokens as it has words. What it an
 
     reply N            N words (default 8), at most what the request allows
     greedy N           N words, whatever the request allows
-    tool NAME          a call of this tool
+    call-tool NAME     a call of this tool
     slow MS            so many ms between two pieces
     fault KIND         401, 429, 500, 529: that status; half: half a body, then the connection is cut; malformed: an
                        event that is no JSON; silence: nothing more after the first piece; deaf: no reply at all;
@@ -75,7 +75,7 @@ class Plan:
         wanted = int(greedy[1]) if greedy else int(asked[1]) if asked else 8
         self.output = wanted if greedy else min(wanted, limit)
         self.cut = self.output < wanted
-        self.tool = m[1] if (m := re.search(r"\btool (\w+)", last)) and body.get("tools") else None
+        self.tool = m[1] if (m := re.search(r"\bcall-tool (\w+)", last)) and body.get("tools") else None
         self.slow_s = int(m[1]) / 1000 if (m := re.search(r"\bslow (\d+)", last)) else 0.0
         self.fault = m[1] if (m := re.search(r"\bfault ([\w-]+)", last)) else ""
         self.once = "once" in last

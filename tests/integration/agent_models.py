@@ -27,7 +27,7 @@ tool = {
     "input_schema": {"type": "object", "properties": {"x": {"type": "integer"}}},
 }
 asked = claude.messages.create(
-    model="claude-test", max_tokens=2048, tools=[tool], messages=[{"role": "user", "content": "tool look reply 1"}]
+    model="claude-test", max_tokens=2048, tools=[tool], messages=[{"role": "user", "content": "call-tool look reply 1"}]
 )
 seen["message tool"] = [asked.stop_reason, asked.content[-1].name, asked.content[-1].input]
 seen["count"] = claude.messages.count_tokens(

@@ -164,3 +164,39 @@ def test_another_runs_token(worlds: Worlds) -> None:
             ("deny", "CAPABILITY", "CAP_INVALID")
         ]
         assert upstream.counters.requests == 0
+
+
+@pytest.mark.parametrize(("door", "interposer"), [("_prctl", "auto"), ("_raw", "auto"), ("_raw", "ptrace")])
+def test_inference_from_the_sdk_holds_nobody_up(worlds: Worlds, door: str, interposer: str) -> None:
+    """Three answers that take seconds; meanwhile other calls are served and processes start."""
+    with worlds.lend(uid_of("user")) as world, FakeUpstream() as upstream:
+        world.write(world.W / "agent.py", Path(__file__).with_name("agent_inference.py").read_text())
+        policy = policy_file(world, upstream.url)
+        world.give()
+        result = run_inside(world, ("/usr/bin/python3", "agent.py", door), preset=policy, interposer=interposer)
+        assert result.exit == 0, str(result)
+        assert json.loads(result.stdout) == [20, "forked\n", 0, ["word19"] * 3, "BUDGET_EXCEEDED"]
+        assert upstream.counters.most_open == 3
+        assert [e["stage"] for e in result.entries if e["name"] == "INFERENCE"] == [None] * 3 + ["BUDGET"]
+        assert result.log is not None
+        verify(world, result.log)
+
+
+def test_a_run_that_ends_does_not_wait_for_its_model(worlds: Worlds) -> None:
+    """The agent exits while a call of another of its threads has no answer."""
+    script = (
+        "import os, threading, time\nfrom authority_nanos import AuthorityKernel\nak = AuthorityKernel()\n"
+        "threading.Thread(target=lambda: ak.inference('claude-test', 'fault deaf'), daemon=True).start()\n"
+        "while ak.budget_status('tokens')['reserved'] == 0:\n    time.sleep(0.01)\n"
+        "os._exit(7)\n"
+    )
+    with worlds.lend(uid_of("user")) as world, FakeUpstream() as upstream:
+        world.write(world.W / "agent.py", script)
+        policy = policy_file(world, upstream.url)
+        world.give()
+        result = run_inside(world, ("/usr/bin/python3", "agent.py"), preset=policy)
+        assert result.exit == 7, str(result)
+        ends = [e["res"] for e in result.entries if e["name"] == "infer" and "ended" in e["res"]]  # type: ignore[operator]
+        assert [end["ended"] for end in ends] == ["failed"]
+        assert result.log is not None
+        verify(world, result.log)
