@@ -23,7 +23,7 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -76,6 +76,7 @@ class Plan:
         self.output = wanted if greedy else min(wanted, limit)
         self.cut = self.output < wanted
         self.tool = m[1] if (m := re.search(r"\bcall-tool (\w+)", last)) and body.get("tools") else None
+        self.arguments: Json = {"x": 1}
         self.slow_s = int(m[1]) / 1000 if (m := re.search(r"\bslow (\d+)", last)) else 0.0
         self.fault = m[1] if (m := re.search(r"\bfault ([\w-]+)", last)) else ""
         self.once = "once" in last
@@ -87,8 +88,12 @@ class Plan:
 class FakeUpstream:
     """Context manager: a server on a port of 127.0.0.1 that the kernel chose, in a thread of its own."""
 
-    def __init__(self, port: int = 0, unix: str | None = None, cache_tokens: int = 0) -> None:
+    def __init__(
+        self, port: int = 0, unix: str | None = None, cache_tokens: int = 0, calls: Sequence[tuple[str, Json]] = ()
+    ) -> None:
+        """`calls`: (tool, arguments) for the first requests that offer this tool, one each."""
         self.counters = Counters()
+        self.calls = list(calls)
         self.cache_tokens = cache_tokens
         self._served: set[str] = set()
         if unix is not None:
@@ -153,6 +158,9 @@ class FakeUpstream:
         body = json.loads(await request.read())
         c.bodies.append(body)
         plan = Plan(body)
+        names = [(tool.get("function") or tool).get("name") for tool in body.get("tools") or ()]
+        if self.calls and self.calls[0][0] in names:
+            plan.tool, plan.arguments = self.calls.pop(0)
         c.open += 1
         c.most_open = max(c.most_open, c.open)
         try:
@@ -287,7 +295,7 @@ def anthropic_usage(plan: Plan, cached: int, output: int) -> Json:
 def anthropic_reply(body: Json, plan: Plan, cached: int) -> Json:
     content: list[Json] = [{"type": "text", "text": "".join(plan.pieces()).strip()}]
     if plan.tool:
-        content.append({"type": "tool_use", "id": "toolu_1", "name": plan.tool, "input": {"x": 1}})
+        content.append({"type": "tool_use", "id": "toolu_1", "name": plan.tool, "input": plan.arguments})
     return {
         "id": "msg_test", "type": "message", "role": "assistant", "model": body["model"], "content": content,
         "stop_reason": "tool_use" if plan.tool else "max_tokens" if plan.cut else "end_turn", "stop_sequence": None,
@@ -309,7 +317,7 @@ async def anthropic_events(body: Json, plan: Plan, cached: int) -> AsyncIterator
     if plan.tool:
         block = {"type": "tool_use", "id": "toolu_1", "name": plan.tool, "input": {}}
         yield sse("content_block_start", {"type": "content_block_start", "index": 1, "content_block": block}), 0
-        delta = {"type": "input_json_delta", "partial_json": '{"x": 1}'}
+        delta = {"type": "input_json_delta", "partial_json": json.dumps(plan.arguments)}
         yield sse("content_block_delta", {"type": "content_block_delta", "index": 1, "delta": delta}), 1
         yield sse("content_block_stop", {"type": "content_block_stop", "index": 1}), 0
     stop = "tool_use" if plan.tool else "max_tokens" if plan.cut else "end_turn"
@@ -337,7 +345,11 @@ def chat_reply(body: Json, plan: Plan, cached: int) -> Json:
     message: Json = {"role": "assistant", "content": "".join(plan.pieces()).strip(), "refusal": None}
     finish = "length" if plan.cut else "stop"
     if plan.tool:
-        call = {"id": "call_1", "type": "function", "function": {"name": plan.tool, "arguments": '{"x": 1}'}}
+        call = {
+            "id": "call_1",
+            "type": "function",
+            "function": {"name": plan.tool, "arguments": json.dumps(plan.arguments)},
+        }
         message |= {"content": None, "tool_calls": [call]}
         finish = "tool_calls"
     return {
@@ -363,7 +375,7 @@ async def chat_events(body: Json, plan: Plan, cached: int) -> AsyncIterator[tupl
             "index": 0,
             "id": "call_1",
             "type": "function",
-            "function": {"name": plan.tool, "arguments": '{"x": 1}'},
+            "function": {"name": plan.tool, "arguments": json.dumps(plan.arguments)},
         }
         yield chunk({"tool_calls": [call]}), 0
     yield chunk({}, "tool_calls" if plan.tool else "length" if plan.cut else "stop"), 0
@@ -384,7 +396,13 @@ def responses_reply(body: Json, plan: Plan, cached: int) -> Json:
         {"id": "msg_1", "type": "message", "status": "completed", "role": "assistant", "content": [part]}
     ]
     if plan.tool:
-        call = {"id": "fc_1", "call_id": "call_1", "type": "function_call", "name": plan.tool, "arguments": '{"x": 1}'}
+        call = {
+            "id": "fc_1",
+            "call_id": "call_1",
+            "type": "function_call",
+            "name": plan.tool,
+            "arguments": json.dumps(plan.arguments),
+        }
         output = [call | {"status": "completed"}]
     return {
         "id": "resp_test", "object": "response", "created_at": 1, "status": "incomplete" if plan.cut else "completed",
@@ -420,8 +438,16 @@ async def responses_events(body: Json, plan: Plan, cached: int) -> AsyncIterator
         where = {"item_id": item["id"], "output_index": 0}
         for _ in range(plan.output - 1):
             yield one("response.function_call_arguments.delta", delta=" ", **where), 1
-        yield one("response.function_call_arguments.delta", delta='{"x": 1}', **where), 1
-        yield one("response.function_call_arguments.done", arguments='{"x": 1}', name=item["name"], **where), 0
+        yield one("response.function_call_arguments.delta", delta=json.dumps(plan.arguments), **where), 1
+        yield (
+            one(
+                "response.function_call_arguments.done",
+                arguments=json.dumps(plan.arguments),
+                name=item["name"],
+                **where,
+            ),
+            0,
+        )
     else:
         where = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
         yield one("response.output_item.added", output_index=0, item=item | {"content": [], "status": "in_progress"}), 0
