@@ -14,19 +14,21 @@ import aiohttp
 import msgspec
 
 from akbox.inference import anthropic
+from akbox.inference.bodies import MAX_BODY_BYTES, Bodies
 from akbox.inference.metering import Meter, Ticket
-from akbox.inference.routing import Router
 from akbox.inference.sse import Splitter
 from akbox.inference.upstream import Client, UpstreamDown
 from akbox.inference.wire import Body, Endpoint, Stream, Usage, WireError, encode
 from akbox.kernel.effect import AgentId, Effect
 from akbox.kernel.kernel import Kernel
 from akbox.kernel.ops import Op
+from akbox.policy.model import Infer
 
 MAX_REPLY_BYTES = 64 << 20
 MAX_ERROR_BYTES = 1 << 20
 _DRAIN_S = 0.5
 _COUNTED = ("model", "messages", "system", "tools", "tool_choice", "thinking", "mcp_servers", "context_management")
+_NOT_TEXT = frozenset(("model", "max_tokens", "max_completion_tokens", "max_output_tokens", "stream", "n"))
 _COUNT_MARGIN = 1.05  # the provider calls its own count an estimate
 
 
@@ -43,8 +45,16 @@ class Exchange:
     """A call that may be sent. Close it with `close`, whatever happens; what it has not used is free again then."""
 
     def __init__(
-        self, endpoint: Endpoint, client: Client, ticket: Ticket, body: bytes, stream: bool, own: bool
+        self,
+        endpoint: Endpoint,
+        client: Client,
+        ticket: Ticket,
+        body: bytes,
+        stream: bool,
+        own: bool,
+        bodies: Bodies | None,
     ) -> None:
+        self._bodies, self._kept = bodies, bytearray()
         self.endpoint, self.client, self.ticket = endpoint, client, ticket
         self.body, self.stream, self._own = body, stream, own
         self._hash = hashlib.sha256()
@@ -86,17 +96,18 @@ class Exchange:
                 for name, data, raw in splitter.feed(chunk):
                     keep = stream.event(name, data)
                     if self._over(stream):
+                        message = "the run's budget for output is used up: the answer is cut here"
+                        passed = self._passed(bytes(out) + stream.end("budget", message))
                         self._settle(stream, "cut")
                         self._reply.close()
-                        message = "the run's budget for output is used up: the answer is cut here"
-                        yield self._passed(bytes(out) + stream.end("budget", message))
+                        yield passed
                         return
                     out += raw if keep else b""
-                if stream.complete:
+                passed = self._passed(bytes(out))
+                out.clear()
+                if stream.complete:  # settled before the last of it is seen: who asks then is told what is left
                     self._settle(stream, "complete")
-                if out:
-                    passed = self._passed(bytes(out))
-                    out.clear()
+                if passed:
                     yield passed
                 if stream.complete:
                     await self._drain()
@@ -109,10 +120,10 @@ class Exchange:
         except aiohttp.ClientError as error:
             problem = ("upstream", f"{self.client.name}: the stream broke off ({type(error).__name__})")
         self._reply.close()
-        self._settle(stream, "failed" if stream.failed else "broken")
-        last = bytes(out) + (b"" if stream.failed else stream.end(*problem))
+        last = self._passed(bytes(out) + (b"" if stream.failed else stream.end(*problem)))
+        self._settle(stream, "broken")
         if last:
-            yield self._passed(last)
+            yield last
 
     def close(self) -> None:
         """Settles what came when the caller went away; releases what was never answered."""
@@ -183,20 +194,28 @@ class Exchange:
         """Counts what goes to the agent; the key does not."""
         data = self.client.scrub(data)
         self._hash.update(data)
+        if self._bodies is not None and len(self._kept) <= MAX_BODY_BYTES:
+            self._kept += data
         self._bytes += len(data)
         return data
 
     def _result(self, ended: str) -> dict[str, Any]:
         status = self._reply.status if self._reply is not None else None
         result = {"ended": ended, "status": status, "tries": self._tries, "bytes": self._bytes}
-        return result | ({"sha256": self._hash.hexdigest()} if self._bytes else {})
+        if self._bytes:
+            result["sha256"] = self._hash.hexdigest()
+            if self._bodies is not None:
+                result |= self._bodies.keep("reply", bytes(self._kept))
+        return result
 
 
 class Exchanges:
     """Makes exchanges: the one place where a model call is decided."""
 
-    def __init__(self, kernel: Kernel, router: Router, meter: Meter, clients: Mapping[str, Client]) -> None:
-        self._kernel, self._router, self._meter, self._clients = kernel, router, meter, clients
+    def __init__(self, kernel: Kernel, meter: Meter, clients: Mapping[str, Client], infer: Infer) -> None:
+        self._kernel, self._meter, self._clients = kernel, meter, clients
+        self._detect = infer.detect or "off"
+        self._bodies = Bodies(kernel.log.path.with_name("bodies"), kernel.log.redactor) if infer.log_bodies else None
 
     async def begin(self, caller: AgentId, endpoint: Endpoint, body: Body, raw: bytes, upstream: str) -> Exchange:
         """`body` is what the agent sent (`raw`), decoded, with its alias replaced; it is changed here. Raises CallError
@@ -204,9 +223,13 @@ class Exchanges:
         client = self._clients[upstream]
         streamed = body.get("stream") is True and endpoint.stream is not None
         own = streamed and endpoint.ask_usage(body)
+        secrets = "" if self._detect == "off" else await asyncio.to_thread(_secrets_in, body)
+        if secrets and self._detect == "redact":
+            body = await asyncio.to_thread(_without_secrets, body)
+        blocked = secrets if self._detect == "block" else ""
         data = encode(body)
         facts = endpoint.facts(body, len(data))
-        if endpoint is anthropic.MESSAGES and facts.prompt is not None:
+        if endpoint is anthropic.MESSAGES and facts.prompt is not None and not blocked:
             facts = msgspec.structs.replace(
                 facts, prompt=await self._counted(caller, client, body, facts.model, facts.prompt)
             )
@@ -214,11 +237,15 @@ class Exchanges:
             "api": endpoint.name, "upstream": upstream, "stream": streamed, "bytes": len(raw),
             "sha256": hashlib.sha256(raw).hexdigest(),
         }  # fmt: skip
-        ticket = self._meter.open(caller, facts, detail, metered=endpoint.metered)
+        if secrets and not blocked:
+            detail["removed"] = secrets
+        if self._bodies is not None and not blocked:
+            detail |= self._bodies.keep("request", data if secrets else raw)
+        ticket = self._meter.open(caller, facts, detail, metered=endpoint.metered, secrets=blocked)
         if ticket.write_cap:
             endpoint.cap(body, ticket.output, client.official)
             data = encode(body)
-        return Exchange(endpoint, client, ticket, data, streamed, own)
+        return Exchange(endpoint, client, ticket, data, streamed, own, self._bodies)
 
     async def _counted(self, caller: AgentId, client: Client, body: Body, model: str, bound: int) -> int:
         """The bound, or the provider's own count (which is free) where the bound alone would make the call smaller or
@@ -238,6 +265,23 @@ class Exchanges:
             return bound
         tokens = value.get("input_tokens") if isinstance(value, dict) else None
         return min(bound, int(tokens * _COUNT_MARGIN) + 1) if isinstance(tokens, int) and tokens >= 0 else bound
+
+
+def _secrets_in(body: Body) -> str:
+    """What looks like a secret in a request, by kind, and where the first of each kind is; "" for nothing."""
+    from akbox.kernel.detect import scan
+
+    first: dict[str, str] = {}
+    for finding in scan(body):
+        first.setdefault(finding.kind, finding.path)
+    return ", ".join(f"{kind} at {path}" for kind, path in sorted(first.items()))[:1000]
+
+
+def _without_secrets(body: Body) -> Body:
+    """A copy with a mask in their places. What the request asks for is not text, and stays."""
+    from akbox.kernel.detect import scrubbed
+
+    return {name: value if name in _NOT_TEXT else scrubbed(value) for name, value in body.items()}
 
 
 async def _read(reply: aiohttp.ClientResponse, most: int) -> bytes:

@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import web
 
 from akbox.inference import anthropic, openai
+from akbox.inference.bodies import BodiesError
 from akbox.inference.exchange import Exchange, Exchanges
 from akbox.inference.routing import NoUpstream, Router
 from akbox.inference.upstream import Client, UpstreamDown, reply_headers
@@ -31,7 +32,12 @@ MAX_BODY_BYTES = 32 << 20  # what Anthropic takes; OpenAI takes less
 MAX_HELD_BYTES = 128 << 20  # of all requests together
 MODELS_PATH = "/v1/models"
 _STRANGER_NS = 1_000_000_000
-_KINDS = {Code.POLICY_DENY: "forbidden", Code.APPROVAL_REQUIRED: "forbidden", Code.BUDGET_EXCEEDED: "budget"}
+_KINDS = {
+    Code.POLICY_DENY: "forbidden",
+    Code.APPROVAL_REQUIRED: "forbidden",
+    Code.DLP_BLOCK: "forbidden",
+    Code.BUDGET_EXCEEDED: "budget",
+}
 
 Identify = Callable[[str], AgentId]
 """The agent whose token this is. Raises CallError."""
@@ -60,7 +66,7 @@ class Gateway:
         run."""
         try:
             return await self._answer(request)
-        except AuditError as error:
+        except (AuditError, BodiesError) as error:
             self._on_failure(f"the audit log cannot be written: {error}")
         except Exception as error:  # the connection's edge: it denies
             self._kernel.log.append(

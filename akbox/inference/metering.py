@@ -75,15 +75,22 @@ class Meter:
         self._prices = prices
         self._most_output = most_output
 
-    def open(self, subject: AgentId, facts: Facts, detail: dict[str, Any], *, metered: bool) -> Ticket:
-        """Decides about one call to `facts.model` and reserves what it may use. Raises CallError: POLICY_DENY or
-        BUDGET_EXCEEDED; either way there is an entry."""
+    def open(
+        self, subject: AgentId, facts: Facts, detail: dict[str, Any], *, metered: bool, secrets: str = ""
+    ) -> Ticket:
+        """Decides about one call to `facts.model` and reserves what it may use; `secrets`: what it must not be sent
+        for. Raises CallError: POLICY_DENY, DLP_BLOCK or BUDGET_EXCEEDED; either way there is an entry."""
         effect = Effect(op=Op.INFER, target=f"model:{facts.model}")
         decision = self._kernel.decide(subject, effect)
         req = dict(detail)
         if not decision.allowed:
             code = decision.code or Code.POLICY_DENY
             raise self._refuse(subject, effect, decision, req, code, decision.reason, "POLICY")
+        if secrets:
+            message = f"the request holds what looks like a secret: {secrets}"
+            raise self._refuse(
+                subject, effect, decision, req, Code.DLP_BLOCK, message, "TAINT", 'infer.detect = "redact", or "off"'
+            )
         if not metered:
             return Ticket(self, subject, facts, self._entry(subject, effect, decision, req), None, 0, False)
         try:

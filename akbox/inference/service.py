@@ -1,14 +1,12 @@
 """The gateway's life in one run: a port before the run is planned, a thread with an event loop while it lasts.
 
-`Listener` is cheap and made first, because the agent's policy and environment name its port. aiohttp is loaded by the
-thread, while the agent starts; whoever connects before that waits in the socket's backlog.
+The port is there first, because the agent's policy and environment name it. The thread waits for the first caller;
+then it loads aiohttp, a tenth of a second once, so that a run that asks no model pays nothing.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
+import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from akbox.kernel.codes import CallError, Code
 
 if TYPE_CHECKING:
+    import asyncio
     import socket
-    from collections.abc import Coroutine
 
     from akbox.inference.exchange import Exchanges
     from akbox.inference.gateway import Gateway, Identify
@@ -32,7 +30,7 @@ _CLOSE_S = 10.0
 
 
 class Service:
-    """`start`, `close`; `run` a coroutine of its loop from any other thread."""
+    """`start`, `close`; `infer` from any other thread."""
 
     def __init__(
         self,
@@ -48,67 +46,98 @@ class Service:
         self._identify, self._on_failure = identify, on_failure
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
+        self._lock = threading.Lock()  # guards the next four, which the thread and its callers both set
         self._stop: asyncio.Event | None = None
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC)
+        self._stopping = False
         self._thread = threading.Thread(target=self._main, name="akbox-gateway", daemon=True)
-        self.router: Router
-        self.exchanges: Exchanges
+        self._router: Router | None = None
+        self._exchanges: Exchanges | None = None
 
     def start(self) -> None:
         self._thread.start()
-
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:  # Any: whatever it returns
-        """Runs it in the gateway's loop and returns what it does. Raises what it does; RuntimeError when the gateway
-        has ended."""
-        self._ready.wait()
-        if self._loop is None:
-            coroutine.close()
-            raise RuntimeError("the model gateway has ended")
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def infer(self, subject: AgentId, args: InferenceArgs) -> dict[str, Any]:
         """INFERENCE, for any thread but the loop's own. Raises CallError."""
         from concurrent.futures import CancelledError
 
-        from akbox.inference.call import infer
-
+        with self._lock:
+            self._nudge()
         self._ready.wait()
         try:
-            found: dict[str, Any] = self.run(infer(self.exchanges, self.router, subject, args))
-        except (CancelledError, RuntimeError) as error:
+            return self._ask(subject, args)
+        except (CancelledError, RuntimeError) as error:  # RuntimeError: the loop has ended
             raise CallError(Code.INFERENCE_FAIL, "the run is ending") from error
-        return found
 
     def close(self) -> None:
         """Calls under way are aborted and settled; on return nothing of the gateway is left."""
+        with self._lock:
+            if self._stopping:
+                return
+            self._stopping = True
+            if self._loop is not None and self._stop is not None:
+                self._loop.call_soon_threadsafe(self._stop.set)
+            self._nudge()
         if self._thread.ident is None:
-            for listener in self._listeners:
-                listener.close()
-            return
-        self._ready.wait()
-        loop, stop = self._loop, self._stop
-        if loop is not None and stop is not None:
-            with contextlib.suppress(RuntimeError):  # it has ended by itself
-                loop.call_soon_threadsafe(stop.set)
-        self._thread.join(_CLOSE_S)
+            self._end()
+        else:
+            self._thread.join(_CLOSE_S)
+
+    def _nudge(self) -> None:
+        """The thread, which may wait for its first caller, looks up. Precondition: locked."""
+        if self._wake_write >= 0:
+            os.write(self._wake_write, b"\0")
+
+    def _ask(self, subject: AgentId, args: InferenceArgs) -> dict[str, Any]:
+        import asyncio
+
+        from akbox.inference.call import infer
+
+        with self._lock:
+            loop, exchanges, router = self._loop, self._exchanges, self._router
+        if loop is None or exchanges is None or router is None:
+            raise RuntimeError("the model gateway has ended")
+        return asyncio.run_coroutine_threadsafe(infer(exchanges, router, subject, args), loop).result()
 
     def _main(self) -> None:
+        import select
+
         try:
-            asyncio.run(self._serve())
+            callers: list[socket.socket | int] = [*self._listeners, self._wake_read]
+            select.select(callers, [], [])
+            if not self._stopping:
+                import asyncio
+
+                asyncio.run(self._serve())
         except Exception as error:  # the thread's edge: without its gateway the run is not what its policy says
             self._on_failure(f"internal error in the model gateway: {error!r}")
         finally:
-            self._loop = None
-            self._ready.set()
-            for listener in self._listeners:
-                listener.close()
+            self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            self._loop, self._stopping = None, True
+            if self._wake_write >= 0:
+                os.close(self._wake_read)
+                os.close(self._wake_write)
+                self._wake_read = self._wake_write = -1
+        self._ready.set()
+        for listener in self._listeners:
+            listener.close()
 
     async def _serve(self) -> None:
+        import asyncio
+        import logging
+
         from aiohttp import web
 
         for name in ("aiohttp.server", "aiohttp.access", "aiohttp.client", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # standard error belongs to the agent
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         gateway, clients = self._build()
+        with self._lock:
+            if self._stopping:
+                return
+            self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         server = web.Server(gateway.handle, handler_cancellation=True, access_log=None)
         runner = web.ServerRunner(server, shutdown_timeout=0)
         await runner.setup()
@@ -133,9 +162,9 @@ class Service:
 
         clients = {name: Client(name, up, self._keys.get(name)) for name, up in self._infer.upstreams.items()}
         meter = Meter(self._kernel, Prices(self._infer.prices), self._infer.max_tokens)
-        self.router = Router(self._infer)
-        self.exchanges = Exchanges(self._kernel, self.router, meter, clients)
+        self._router = Router(self._infer)
+        self._exchanges = Exchanges(self._kernel, meter, clients, self._infer)
         gateway = Gateway(
-            self._kernel, self.router, self.exchanges, clients, self._identify, self._on_failure
+            self._kernel, self._router, self._exchanges, clients, self._identify, self._on_failure
         )  # fmt: skip
         return gateway, clients

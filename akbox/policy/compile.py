@@ -39,9 +39,9 @@ def compile_policy(policy: Policy, context: Context) -> CompiledPolicy:
     if next((part.runtime for _, part in parts if part.runtime), "auto") == "auto":
         for grant in context.runtime_grants:
             build.runtime(grant)
-    if context.gateway:
-        build.gateway(context.gateway)
     build.always()
+    if context.gateway:  # last: whatever has a number without it has the same number with it
+        build.gateway(context.gateway)
     return CompiledPolicy(
         policy,
         context,
