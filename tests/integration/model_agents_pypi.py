@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conformance.engine import uid_of
-from conformance.world import Worlds
 from inference.upstream import FakeUpstream
+
+from akbox.conformance.engine import uid_of
+from akbox.conformance.world import Worlds
 
 from .test_model_agents import run_agent
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conformance.engine import Result, run_inside, uid_of, verify
-from conformance.world import World, Worlds
 from inference.upstream import FakeUpstream
+
+from akbox.conformance.engine import Result, run_inside, uid_of, verify
+from akbox.conformance.world import World, Worlds
 
 HERE = Path(__file__).parent
 KEY = "sk-real-0123456789abcdefghij"

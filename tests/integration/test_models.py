@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conformance.engine import USERS, environment, run_inside, uid_of, verify
-from conformance.world import World, Worlds
 from inference.upstream import FakeUpstream
+
+from akbox.conformance.engine import USERS, environment, run_inside, uid_of, verify
+from akbox.conformance.world import World, Worlds
 
 AGENT = Path(__file__).with_name("agent_models.py")
 KEY = "sk-real-0123456789abcdefghij"
@@ -87,7 +88,7 @@ def test_the_sdks_of_the_providers(worlds: Worlds, sdk_python: str, user: str) -
         assert seen["over budget"] == [["RateLimitError", 429]] * 2
         assert seen["key"] == [False, False]
         assert seen["names"] == [
-            "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "CODEX_API_KEY", "OPENAI_API_BASE", "OPENAI_API_KEY",
+            "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "CODEX_API_KEY", "CODEX_HOME", "OPENAI_API_BASE", "OPENAI_API_KEY",
             "OPENAI_BASE_URL",
         ]  # fmt: skip
         assert set(upstream.counters.keys) == {KEY}
