@@ -15,6 +15,7 @@ from akbox.inference.wire import (
     Usage,
     WireError,
     count_field,
+    dearer,
     error_body,
     number,
     text_field,
@@ -30,6 +31,7 @@ def _facts(body: Body, size: int) -> Facts:
         prompt=prompt_bound(body, size, "anthropic"),
         output=count_field(body, "max_tokens"),
         least=(thought or 0) + 1,
+        dearer=dearer(body),
     )
 
 

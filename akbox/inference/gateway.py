@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from akbox.inference import anthropic, openai
 from akbox.inference.bodies import BodiesError
@@ -30,6 +31,7 @@ from akbox.kernel.ops import Op, op_name
 
 MAX_BODY_BYTES = 32 << 20  # what Anthropic takes; OpenAI takes less
 MAX_HELD_BYTES = 128 << 20  # of all requests together
+MAX_CONNECTIONS = 200
 MODELS_PATH = "/v1/models"
 _STRANGER_NS = 1_000_000_000
 _KINDS = {
@@ -201,6 +203,25 @@ class Gateway:
     def _may_use(self, caller: AgentId, model: str) -> bool:
         target = f"model:{self._router.resolve(model)}"
         return self._kernel.decide(caller, Effect(op=Op.INFER, target=target)).allowed
+
+
+class _Server(web.Server):
+    """aiohttp's, with no more than MAX_CONNECTIONS: descriptors are the whole supervisor's."""
+
+    def __call__(self) -> RequestHandler:
+        return super().__call__() if len(self.connections) < MAX_CONNECTIONS else _Full()  # type: ignore[return-value]
+
+
+class _Full(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
+
+
+def limited_server(handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> web.Server:
+    """What a listening socket is given to: it calls `handle` for each request, and cancels that when its caller hangs
+    up."""
+    return _Server(handle, handler_cancellation=True, access_log=None)
 
 
 class _TooLarge(Exception):

@@ -162,6 +162,8 @@ class Meter:
         price = self._prices.find(facts.model)
         if price is None and left["usd"] is not None:
             raise NoPrice(f"budgets.usd is limited, and the price of {facts.model} is not known")
+        if facts.dearer and left["usd"] is not None:
+            raise NoPrice(f"budgets.usd is limited, and {facts.model} with {facts.dearer} is not at its list price")
         least = facts.least * facts.copies if facts.generates else 0
         longest = (price and price.most_output) or OUTPUT_WITHOUT_LIMIT
         most = min((v for v in (facts.output, self._most_output) if v is not None), default=longest)

@@ -16,6 +16,7 @@ from akbox.inference.wire import (
     Usage,
     WireError,
     count_field,
+    dearer,
     encode,
     error_body,
     number,
@@ -37,6 +38,7 @@ def _chat_facts(body: Body, size: int) -> Facts:
         prompt=prompt_bound(body, size, "openai"),
         output=min(stated, default=None),
         copies=copies,
+        dearer=dearer(body),
     )
 
 
@@ -49,6 +51,7 @@ def _responses_facts(body: Body, size: int) -> Facts:
         prompt=prompt_bound(body, size, "openai"),
         output=count_field(body, "max_output_tokens"),
         least=RESPONSES_LEAST,
+        dearer=dearer(body),
     )
 
 

@@ -18,7 +18,16 @@ IMAGE_TOKENS = {"anthropic": 5_000, "openai": 50_000}
 dearest, 2,833 + 8 x 5,667."""
 
 _IMAGES = {"image", "image_url", "input_image"}
-_REFERENCES = ("file_id", "file_data", "file_url", "previous_response_id", "conversation", "container", "mcp_servers")
+_REFERENCES = (
+    "file_id",
+    "file_data",
+    "file_url",
+    "previous_response_id",
+    "conversation",
+    "container",
+    "mcp_servers",
+    "web_search_options",
+)
 _OWN_TOOLS = (
     "function",
     "custom",

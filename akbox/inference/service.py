@@ -131,6 +131,8 @@ class Service:
 
         from aiohttp import web
 
+        from akbox.inference.gateway import limited_server
+
         for name in ("aiohttp.server", "aiohttp.access", "aiohttp.client", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # standard error belongs to the agent
         gateway, clients = self._build()
@@ -138,7 +140,7 @@ class Service:
             if self._stopping:
                 return
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = web.Server(gateway.handle, handler_cancellation=True, access_log=None)
+        server = limited_server(gateway.handle)
         runner = web.ServerRunner(server, shutdown_timeout=0)
         await runner.setup()
         try:

@@ -24,7 +24,8 @@ class WireError(Exception):
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What a request means to the meter. `prompt`: no more tokens than this, or None where nothing bounds it before it
     is sent; `output`: the most tokens one answer may have (None: the request does not say); `copies`: answers asked
-    for; `least`: a smaller `output` makes the request invalid."""
+    for; `least`: a smaller `output` makes the request invalid; `dearer`: what makes it cost more than its list
+    price."""
 
     model: str
     stream: bool = False
@@ -33,6 +34,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     copies: int = 1
     least: int = 1
     generates: bool = True
+    dearer: str = ""
 
 
 class Usage(msgspec.Struct, kw_only=True):
@@ -141,6 +143,15 @@ def count_field(body: Body, name: str) -> int | None:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 53:
         raise WireError(f"{name}: a whole number is required")
     return value
+
+
+def dearer(body: Body) -> str:
+    """A faster service costs more: `service_tier` of both providers, `speed` of Anthropic."""
+    if body.get("speed") not in (None, "standard"):
+        return f"speed {body['speed']!r}"[:60]
+    if body.get("service_tier") not in (None, "auto", "default", "standard", "standard_only", "flex"):
+        return f"service_tier {body['service_tier']!r}"[:60]
+    return ""
 
 
 def number(value: object) -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import http.client
 import json
 from pathlib import Path
 
 import pytest
+
+from akbox.inference.gateway import MAX_CONNECTIONS
 
 from .kit import KEY, PATHS, TOKEN, WIRES, Bench, error_in, request_body
 
@@ -148,3 +151,20 @@ def test_what_the_gateway_does_not_have(tmp_path: Path) -> None:
             assert (path, reply.status) == (path, 404)
             assert "this gateway has no" in json.loads(reply.read())["error"]["message"]
         assert bench.upstream.counters.requests == 0
+
+
+def test_connections_are_bounded(tmp_path: Path) -> None:
+    """Their descriptors are the supervisor's, who needs some of its own."""
+    with Bench(tmp_path) as bench:
+        assert bench.call("chat", "reply 1")[0] == 200
+        held = [bench.connection() for _ in range(MAX_CONNECTIONS + 20)]
+        refused = 0
+        for connection in held:
+            try:
+                bench.send("/v1/nothing", None, method="GET", connection=connection).read()
+            except (ConnectionError, http.client.HTTPException):
+                refused += 1
+        assert 18 <= refused <= 22
+        for connection in held:
+            connection.close()
+        assert bench.call("chat", "reply 1")[0] == 200

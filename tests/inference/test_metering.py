@@ -210,6 +210,19 @@ def test_dollars_need_a_price(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("wire", "field"), [("chat", "service_tier"), ("responses", "service_tier"), ("anthropic", "speed")]
+)
+def test_dollars_need_the_list_price(tmp_path: Path, wire: str, field: str) -> None:
+    price = '[infer.prices."*"]\ninput = 1\noutput = 1'
+    with Bench(tmp_path, budgets={"usd": 1.0}, infer=price) as bench:
+        assert bench.call(wire, "reply 1", **{field: "standard"})[0] == 200
+        status, body = bench.call(wire, "reply 1", **{field: "priority" if field == "service_tier" else "fast"})
+        assert status == 429
+        assert "list price" in error_in(wire, body)["message"]
+        assert bench.upstream.counters.requests == 1
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {"previous_response_id": "resp_1"},

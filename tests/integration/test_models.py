@@ -88,8 +88,8 @@ def test_the_sdks_of_the_providers(worlds: Worlds, sdk_python: str, user: str) -
         assert seen["over budget"] == [["RateLimitError", 429]] * 2
         assert seen["key"] == [False, False]
         assert seen["names"] == [
-            "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "CODEX_API_KEY", "CODEX_HOME", "OPENAI_API_BASE", "OPENAI_API_KEY",
-            "OPENAI_BASE_URL",
+            "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "CODEX_API_KEY", "CODEX_HOME",
+            "OPENAI_API_BASE", "OPENAI_API_KEY", "OPENAI_BASE_URL",
         ]  # fmt: skip
         assert set(upstream.counters.keys) == {KEY}
 
