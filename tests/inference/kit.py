@@ -6,7 +6,8 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -215,3 +216,13 @@ def error_in(wire: str, body: Any) -> dict[str, Any]:
     error = body["error"]
     assert isinstance(error, dict)
     return error
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """The other side of a connection notices by itself; bounded."""
+    pause = threading.Event()
+    for _ in range(2000):
+        if condition():
+            return
+        pause.wait(0.005)
+    raise AssertionError("it did not come to that")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .kit import PATHS, TOKEN, WIRES, Bench, error_in, events, request_body, text_of
+from .kit import PATHS, TOKEN, WIRES, Bench, error_in, events, request_body, text_of, wait_for
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -246,13 +246,3 @@ def test_a_picture_is_not_counted_by_its_bytes(tmp_path: Path) -> None:
         reply = bench.send(PATHS["anthropic"], body)
         assert reply.status == 200, reply.read()
         assert bench.upstream.counters.bodies[-1]["messages"] == body["messages"]
-
-
-def wait_for(condition: Any) -> None:
-    """The other side of a connection notices by itself; bounded."""
-    done = threading.Event()
-    for _ in range(2000):
-        if condition():
-            return
-        done.wait(0.005)
-    raise AssertionError("it did not come to that")
