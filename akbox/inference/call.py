@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from akbox.inference import anthropic, openai
+from akbox.inference.callers import Caller
 from akbox.inference.exchange import Exchanges
 from akbox.inference.routing import NoUpstream, Router
 from akbox.inference.sse import Splitter
@@ -28,7 +29,7 @@ async def infer(exchanges: Exchanges, router: Router, subject: AgentId, args: In
         wire = router.upstreams[upstream].type
         body = (_to_anthropic if wire == "anthropic" else _to_openai)(model, args)
         endpoint = anthropic.MESSAGES if wire == "anthropic" else openai.CHAT
-        exchange = await exchanges.begin(subject, endpoint, body, encode(body), upstream)
+        exchange = await exchanges.begin(Caller(subject), endpoint, body, encode(body), upstream)
     except NoUpstream as error:
         raise CallError(Code.NO_UPSTREAM, str(error)) from error
     except WireError as error:

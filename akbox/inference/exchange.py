@@ -15,10 +15,12 @@ import msgspec
 
 from akbox.inference import anthropic
 from akbox.inference.bodies import MAX_BODY_BYTES, Bodies
+from akbox.inference.callers import Caller
 from akbox.inference.metering import Meter, Ticket
 from akbox.inference.sse import Splitter
 from akbox.inference.upstream import Client, UpstreamDown
 from akbox.inference.wire import Body, Endpoint, Stream, Usage, WireError, encode
+from akbox.kernel.codes import Code
 from akbox.kernel.effect import AgentId, Effect
 from akbox.kernel.kernel import Kernel
 from akbox.kernel.ops import Op
@@ -217,7 +219,7 @@ class Exchanges:
         self._detect = infer.detect or "off"
         self._bodies = Bodies(kernel.log.path.with_name("bodies"), kernel.log.redactor) if infer.log_bodies else None
 
-    async def begin(self, caller: AgentId, endpoint: Endpoint, body: Body, raw: bytes, upstream: str) -> Exchange:
+    async def begin(self, caller: Caller, endpoint: Endpoint, body: Body, raw: bytes, upstream: str) -> Exchange:
         """`body` is what the agent sent (`raw`), decoded, with its alias replaced; it is changed here. Raises CallError
         (denied, over budget) or WireError."""
         client = self._clients[upstream]
@@ -229,10 +231,13 @@ class Exchanges:
         blocked = secrets if self._detect == "block" else ""
         data = encode(body)
         facts = endpoint.facts(body, len(data))
-        if endpoint is anthropic.MESSAGES and facts.prompt is not None and not blocked:
-            facts = msgspec.structs.replace(
-                facts, prompt=await self._counted(caller, client, body, facts.model, facts.prompt)
-            )
+        effect = Effect(op=Op.INFER, target=f"model:{facts.model}")
+        decision = self._kernel.decide(caller.agent, effect)
+        if decision.code is Code.APPROVAL_REQUIRED:
+            agent = self._kernel.agent(caller.agent)
+            decision = await asyncio.to_thread(self._kernel.ask, agent, effect, decision)
+        if decision.allowed and endpoint is anthropic.MESSAGES and facts.prompt is not None and not blocked:
+            facts = msgspec.structs.replace(facts, prompt=await self._counted(caller.agent, client, body, facts.prompt))
         detail = {
             "api": endpoint.name, "upstream": upstream, "stream": streamed, "bytes": len(raw),
             "sha256": hashlib.sha256(raw).hexdigest(),
@@ -241,21 +246,19 @@ class Exchanges:
             detail["removed"] = secrets
         if self._bodies is not None and not blocked:
             detail |= self._bodies.keep("request", data if secrets else raw)
-        ticket = self._meter.open(caller, facts, detail, metered=endpoint.metered, secrets=blocked)
+        ticket = self._meter.open(caller, facts, decision, detail, metered=endpoint.metered, secrets=blocked)
         if ticket.write_cap:
             endpoint.cap(body, ticket.output, client.official)
             data = encode(body)
         return Exchange(endpoint, client, ticket, data, streamed, own, self._bodies)
 
-    async def _counted(self, caller: AgentId, client: Client, body: Body, model: str, bound: int) -> int:
+    async def _counted(self, caller: AgentId, client: Client, body: Body, bound: int) -> int:
         """The bound, or the provider's own count (which is free) where the bound alone would make the call smaller or
         refuse it."""
         left = self._meter.left(caller)
         asked = body.get("max_tokens")
         if left is None or bound + (asked if isinstance(asked, int) else 0) <= left:
             return bound
-        if not self._kernel.decide(caller, Effect(op=Op.INFER, target=f"model:{model}")).allowed:
-            return bound  # which will be refused; nothing of it goes out
         counted = {name: body[name] for name in _COUNTED if name in body}
         try:
             reply, _ = await client.send("POST", anthropic.COUNT_TOKENS.path, "", {}, encode(counted), stream=False)

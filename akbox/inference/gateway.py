@@ -18,6 +18,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from akbox.inference import anthropic, openai
 from akbox.inference.bodies import BodiesError
+from akbox.inference.callers import Caller, identify
 from akbox.inference.exchange import Exchange, Exchanges
 from akbox.inference.routing import NoUpstream, Router
 from akbox.inference.upstream import Client, UpstreamDown, reply_headers
@@ -35,14 +36,14 @@ MAX_CONNECTIONS = 200
 MODELS_PATH = "/v1/models"
 _STRANGER_NS = 1_000_000_000
 _KINDS = {
+    Code.CAP_RATE: "rate",
+    Code.CAP_EXPIRED: "unauthenticated",
+    Code.CAP_REVOKED: "unauthenticated",
     Code.POLICY_DENY: "forbidden",
     Code.APPROVAL_REQUIRED: "forbidden",
     Code.DLP_BLOCK: "forbidden",
     Code.BUDGET_EXCEEDED: "budget",
 }
-
-Identify = Callable[[str], AgentId]
-"""The agent whose token this is. Raises CallError."""
 
 
 class Gateway:
@@ -54,11 +55,10 @@ class Gateway:
         router: Router,
         exchanges: Exchanges,
         clients: Mapping[str, Client],
-        identify: Identify,
         on_failure: Callable[[str], None],
     ) -> None:
         self._kernel, self._router, self._exchanges, self._clients = kernel, router, exchanges, clients
-        self._identify, self._on_failure = identify, on_failure
+        self._on_failure = on_failure
         self._endpoints = {e.path: e for e in (*anthropic.ENDPOINTS, *openai.ENDPOINTS)}
         self._held = 0
         self._strangers = _Strangers(kernel)
@@ -85,7 +85,7 @@ class Gateway:
         endpoint = self._endpoints.get(request.path)
         wire = endpoint.wire if endpoint is not None else _dialect(request)
         try:
-            caller = self._identify(_token(request))
+            caller = identify(self._kernel, _token(request))
         except CallError as error:
             self._strangers.note(request, error)
             refusal = _failed(wire, "unauthenticated", "this gateway takes only the token of its own run")
@@ -118,7 +118,7 @@ class Gateway:
 
     # ---- calls of a model -------------------------------------------------------------------------------------------
 
-    async def _forward(self, request: web.BaseRequest, endpoint: Endpoint, caller: AgentId) -> web.StreamResponse:
+    async def _forward(self, request: web.BaseRequest, endpoint: Endpoint, caller: Caller) -> web.StreamResponse:
         async with self._body(request) as raw:
             body = decode_object(raw)
             model = body["model"] = self._router.resolve(text_field(body, "model"))
@@ -159,7 +159,7 @@ class Gateway:
 
     # ---- the list of models -----------------------------------------------------------------------------------------
 
-    async def _models(self, request: web.BaseRequest, caller: AgentId, wire: str) -> web.StreamResponse:
+    async def _models(self, request: web.BaseRequest, caller: Caller, wire: str) -> web.StreamResponse:
         """The upstreams' own lists, without what the policy does not allow; aliases are models, too."""
         wanted = request.path.removeprefix(MODELS_PATH).strip("/")
         found: dict[str, dict[str, Any]] = {}
@@ -176,10 +176,10 @@ class Gateway:
         for alias, model in self._router.aliases().items():
             if model in found:
                 found[alias] = found[model] | {"id": alias}
-        allowed = {name: item for name, item in found.items() if self._may_use(caller, name)}
+        allowed = {name: item for name, item in found.items() if self._may_use(caller.agent, name)}
         self._kernel.log.append(
             Draft(
-                ts_ns=self._kernel.clock_ns(), agent=caller, op=Op.INFER, name=op_name(Op.INFER), target="models",
+                ts_ns=self._kernel.clock_ns(), agent=caller.agent, op=Op.INFER, name=op_name(Op.INFER), target="models",
                 decision="allow", req={"api": "models", "upstreams": [c.name for c in clients]},
                 res={"models": len(allowed), "left_out": len(found) - len(allowed)},
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from akbox.inference.callers import Caller, admit
 from akbox.inference.prices import Prices
 from akbox.inference.wire import Facts, Usage
 from akbox.kernel.budget import BudgetExceeded, Ledger, Reservation
@@ -76,13 +77,27 @@ class Meter:
         self._most_output = most_output
 
     def open(
-        self, subject: AgentId, facts: Facts, detail: dict[str, Any], *, metered: bool, secrets: str = ""
+        self,
+        caller: Caller,
+        facts: Facts,
+        decision: Decision,
+        detail: dict[str, Any],
+        *,
+        metered: bool,
+        secrets: str = "",
     ) -> Ticket:
-        """Decides about one call to `facts.model` and reserves what it may use; `secrets`: what it must not be sent
-        for. Raises CallError: POLICY_DENY, DLP_BLOCK or BUDGET_EXCEEDED; either way there is an entry."""
+        """Admits one call to `facts.model`, about which the policy has said `decision`, and reserves what it may use;
+        `secrets`: what it must not be sent for. Raises CallError (CAP_…, POLICY_DENY, DLP_BLOCK, BUDGET_EXCEEDED);
+        either way there is an entry."""
+        subject = caller.agent
         effect = Effect(op=Op.INFER, target=f"model:{facts.model}")
-        decision = self._kernel.decide(subject, effect)
         req = dict(detail)
+        try:
+            admit(self._kernel, caller, effect.target)
+        except CallError as error:
+            raise self._refuse(
+                subject, effect, decision, req, error.code, error.message, "CAPABILITY", error.suggested_fix
+            ) from error
         if not decision.allowed:
             code = decision.code or Code.POLICY_DENY
             raise self._refuse(subject, effect, decision, req, code, decision.reason, "POLICY")
@@ -133,6 +148,7 @@ class Meter:
                 spent["usd"] = micros
                 res["usage"]["usd_micros"] = micros
             ledger.settle(reservation, spent)
+            self._kernel.break_down(self._kernel.agent(ticket._subject), f"model:{ticket._facts.model}", spent)
         self._append(ticket._subject, f"model:{ticket._facts.model}", {"call": ticket.trace_id}, res)
 
     def note(self, subject: AgentId, target: str, req: dict[str, Any], res: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import socket
 
     from akbox.inference.exchange import Exchanges
-    from akbox.inference.gateway import Gateway, Identify
+    from akbox.inference.gateway import Gateway
     from akbox.inference.routing import Router
     from akbox.inference.upstream import Client
     from akbox.kernel.calls.inference import InferenceArgs
@@ -38,12 +38,11 @@ class Service:
         kernel: Kernel,
         infer: Infer,
         keys: Mapping[str, str],
-        identify: Identify,
         on_failure: Callable[[str], None],
     ) -> None:
         """`keys`: an upstream's name to its key. `listeners` are the service's to close."""
         self._listeners, self._kernel, self._infer, self._keys = listeners, kernel, infer, keys
-        self._identify, self._on_failure = identify, on_failure
+        self._on_failure = on_failure
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
         self._lock = threading.Lock()  # guards the next four, which the thread and its callers both set
@@ -166,7 +165,4 @@ class Service:
         meter = Meter(self._kernel, Prices(self._infer.prices), self._infer.max_tokens)
         self._router = Router(self._infer)
         self._exchanges = Exchanges(self._kernel, meter, clients, self._infer)
-        gateway = Gateway(
-            self._kernel, self._router, self._exchanges, clients, self._identify, self._on_failure
-        )  # fmt: skip
-        return gateway, clients
+        return Gateway(self._kernel, self._router, self._exchanges, clients, self._on_failure), clients

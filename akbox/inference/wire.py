@@ -99,6 +99,7 @@ FAILURES: dict[str, Failure] = {
     "forbidden": Failure(403, "permission_error", "invalid_request_error", "model_not_allowed"),
     "not_found": Failure(404, "not_found_error", "invalid_request_error", "not_found"),
     "too_large": Failure(413, "request_too_large", "invalid_request_error", "request_too_large"),
+    "rate": Failure(429, "rate_limit_error", "rate_limit_exceeded", "rate_limit_exceeded"),
     "budget": Failure(429, "rate_limit_error", "insufficient_quota", "insufficient_quota"),
     "internal": Failure(500, "api_error", "server_error", "internal_error"),
     "upstream": Failure(502, "api_error", "server_error", "upstream_error"),

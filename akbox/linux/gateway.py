@@ -5,13 +5,10 @@ Made before the plan (which grants the port), started when the agent's program r
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from akbox.kernel.codes import CallError, Code
-from akbox.kernel.effect import AgentId
 from akbox.kernel.kernel import Kernel
 from akbox.kernel.secrets import SecretError, Secrets
 from akbox.linux.errors import CannotRun
@@ -24,6 +21,7 @@ if TYPE_CHECKING:
     import socket
 
     from akbox.inference.service import Service
+    from akbox.kernel.agents import Agent
 
 # By the type of an upstream: the variables that clients of this provider read, without and with the API's version.
 BASE_URLS = {
@@ -50,7 +48,6 @@ class ModelGateway:
         self._infer, self._secrets = infer, secrets
         self._listener: socket.socket | None = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.endpoint = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self._token = f"akr1.{os.urandom(32).hex()}"
         self._keys: dict[str, str] = {}
         self._kernel: Kernel | None = None
         self._service: Service | None = None
@@ -65,15 +62,16 @@ class ModelGateway:
                     self._keys[name] = secrets.get(upstream.key.removeprefix("secret:"), f"infer:{name}")
         except SecretError as error:
             raise CannotRun(str(error), "set it, or leave its upstream out of the policy") from error
-        kernel.log.redactor.hide(self._token)
         self._kernel = kernel
 
-    def environment(self) -> dict[str, str]:
-        """What makes the providers' clients call the gateway: base URLs, and keys that are the run's own token."""
+    def environment(self, agent: Agent) -> dict[str, str]:
+        """What makes the providers' clients call the gateway: base URLs, and keys that are a capability of this agent
+        alone."""
+        token = self._mint(agent)
         env: dict[str, str] = {}
         for kind in dict.fromkeys(upstream.type for upstream in self._infer.upstreams.values()):
             env |= {name: f"http://{self.endpoint}{version}" for name, version in BASE_URLS[kind]}
-            env |= dict.fromkeys(KEYS[kind], self._token)
+            env |= dict.fromkeys(KEYS[kind], token)
         return env
 
     def settings(self, tmpdir: Path) -> dict[str, str]:
@@ -92,7 +90,7 @@ class ModelGateway:
         assert self._kernel is not None
         assert self._listener is not None
         listener, self._listener = self._listener, None
-        self._service = Service([listener], self._kernel, self._infer, self._keys, self._identify, on_failure)
+        self._service = Service([listener], self._kernel, self._infer, self._keys, on_failure)
         self._service.start()
         self._kernel.infer = self._service.infer
 
@@ -106,16 +104,12 @@ class ModelGateway:
                 self._kernel.infer = None
             self._service.close()
 
-    def _identify(self, token: str) -> AgentId:
-        """The run's token is the root agent's. Raises CallError."""
-        from hmac import compare_digest
+    def _mint(self, agent: Agent) -> str:
+        from akbox.kernel.capability import Caveat, Type, derive, new_tid
 
         assert self._kernel is not None
-        if not token:
-            raise CallError(Code.CAP_MISSING, "no token")
-        if not compare_digest(token.encode("utf-8", "replace"), self._token.encode()):
-            raise CallError(Code.CAP_INVALID, "not this run's token")
-        return self._kernel.root
+        token = self._kernel.caps.mint(Type.INFERENCE, "*")
+        return derive(token, Caveat(tid=new_tid(), agent=agent.id.hex()))
 
 
 def model_gateway(policy: Policy) -> ModelGateway | None:

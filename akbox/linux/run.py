@@ -96,7 +96,7 @@ class Run:
         if member is not None:
             self._things.callback(ring_path.unlink)  # its events are in the log by then
         self._things.callback(self._ring.close)
-        self._gateway = gateway
+        self.gateway = gateway
         if gateway is not None:
             self._things.callback(gateway.close)
         self._drain = Drain(self._ring, kernel, self.agent.id, self.fail)
@@ -321,8 +321,8 @@ class Run:
         upcalls.start()
         things.callback(upcalls.join)
         things.callback(enforcer.stop)  # so that nobody waits for it any more
-        if self._gateway is not None:
-            things.callback(self._gateway.close)  # before those who wait for an answer of it are waited for
+        if self.gateway is not None:
+            things.callback(self.gateway.close)  # before those who wait for an answer of it are waited for
         TraceLoop(
             self._tracer,
             enforcer,
@@ -367,8 +367,8 @@ class Run:
         self._began_ns = time.monotonic_ns()
         self._watchdog = Watchdog(wall_ms=self._wall_left_ms(), gauges=self._limits.gauges(), stop=self._limit_passed)
         self._watchdog.start()
-        if self._gateway is not None:
-            self._gateway.start(self.fail)
+        if self.gateway is not None:
+            self.gateway.start(self.fail)
         self._started.put(None)
 
     def _close_watchdog(self) -> None:

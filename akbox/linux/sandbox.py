@@ -128,7 +128,7 @@ class Sandbox:
             undo.callback(kernel.close)
             if gateway is not None:
                 gateway.prepare(kernel, self._environ())
-                plan = with_environment(plan, gateway.environment())
+                plan = with_environment(plan, gateway.environment(kernel.agent(kernel.root)))
                 if not any(item.startswith(b"CODEX_HOME=") for item in plan.envp):
                     plan = with_environment(plan, gateway.settings(tmpdir))
             run = Run(

@@ -15,11 +15,10 @@ from typing import Any
 from unit.kernel_kit import Box
 
 from akbox.inference.service import Service
-from akbox.kernel.codes import CallError, Code
+from akbox.kernel.capability import Type
 
 from .upstream import FakeUpstream
 
-TOKEN = "token-of-this-run"
 KEY = "sk-real-key-0123456789abcdef"
 BASE = """
 version = "1.0"
@@ -81,7 +80,8 @@ class Bench:
         self.port = int(listener.getsockname()[1])
         compiled = self.kernel.policy
         keys = {name: KEY for name, up in compiled.infer.upstreams.items() if up.key}
-        self.service = Service([listener], self.kernel, compiled.infer, keys, self._identify, self.failures.append)
+        self.service = Service([listener], self.kernel, compiled.infer, keys, self.failures.append)
+        self.token = self.kernel.caps.mint(Type.INFERENCE, "*")
 
     def __enter__(self) -> Bench:
         self.upstream.__enter__()
@@ -97,11 +97,6 @@ class Bench:
         self.box.close()
         assert self.failures == []
 
-    def _identify(self, token: str) -> bytes:
-        if token != TOKEN:
-            raise CallError(Code.CAP_INVALID if token else Code.CAP_MISSING, "not this run's token")
-        return self.kernel.root
-
     # ---- requests ---------------------------------------------------------------------------------------------------
 
     def connection(self) -> http.client.HTTPConnection:
@@ -114,12 +109,13 @@ class Bench:
         *,
         method: str = "POST",
         headers: Mapping[str, str] | None = None,
-        token: str = TOKEN,
+        token: str | None = None,
         connection: http.client.HTTPConnection | None = None,
     ) -> http.client.HTTPResponse:
         """The reply, not yet read. `body`: bytes as they are, None for none, else JSON."""
         there = connection or self.connection()
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        token = self.token if token is None else token
         sent = {"content-type": "application/json", **({"x-api-key": token} if token else {}), **(headers or {})}
         there.request(method, path, data, sent)
         return there.getresponse()

@@ -11,7 +11,7 @@ import pytest
 
 from akbox.inference.gateway import MAX_CONNECTIONS
 
-from .kit import KEY, PATHS, TOKEN, WIRES, Bench, error_in, request_body, wait_for
+from .kit import KEY, PATHS, WIRES, Bench, error_in, request_body, wait_for
 
 OTHER = """
 version = "1.0"
@@ -104,7 +104,9 @@ def test_models_are_those_of_the_policy(tmp_path: Path) -> None:
         assert [m["id"] for m in json.loads(reply.read())["data"]] == ["claude-test", "claude-other", "mine"]
         reply = bench.send("/v1/models/mine", None, method="GET", headers={"anthropic-version": "2023-06-01"})
         assert json.loads(reply.read())["id"] == "mine"
-        reply = bench.send("/v1/models", None, method="GET", token="", headers={"authorization": f"Bearer {TOKEN}"})
+        reply = bench.send(
+            "/v1/models", None, method="GET", token="", headers={"authorization": f"Bearer {bench.token}"}
+        )
         assert [m["id"] for m in json.loads(reply.read())["data"]] == ["gpt-test", "embed-test"]
 
 

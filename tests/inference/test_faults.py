@@ -140,7 +140,7 @@ def test_a_body_that_is_too_large(tmp_path: Path) -> None:
     with Bench(tmp_path) as bench:
         connection = bench.connection()
         connection.putrequest("POST", PATHS["anthropic"])
-        connection.putheader("x-api-key", "token-of-this-run")
+        connection.putheader("x-api-key", bench.token)
         connection.putheader("content-length", str(40 << 20))
         connection.endheaders()
         try:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .kit import PATHS, TOKEN, WIRES, Bench, error_in, events, request_body, text_of, wait_for
+from .kit import PATHS, WIRES, Bench, error_in, events, request_body, text_of, wait_for
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -175,7 +175,7 @@ def test_a_caller_that_hangs_up_before_the_reply_pays_nothing(tmp_path: Path) ->
     with Bench(tmp_path, budgets={"tokens": 100_000}) as bench:
         connection = bench.connection()
         data = b'{"model":"gpt-test","messages":[{"role":"user","content":"fault deaf"}]}'
-        connection.request("POST", PATHS["chat"], data, {"x-api-key": TOKEN})
+        connection.request("POST", PATHS["chat"], data, {"x-api-key": bench.token})
         wait_for(lambda: bench.upstream.counters.open == 1)
         assert bench.reserved() > 0
         assert connection.sock is not None

@@ -13,6 +13,7 @@ from inference.upstream import FakeUpstream
 
 from akbox.conformance.engine import USERS, environment, run_inside, uid_of, verify
 from akbox.conformance.world import World, Worlds
+from akbox.linux.sandbox import Sandbox
 
 AGENT = Path(__file__).with_name("agent_models.py")
 KEY = "sk-real-0123456789abcdefghij"
@@ -162,7 +163,7 @@ def test_another_runs_token(worlds: Worlds) -> None:
         log = next(world.STATE.glob(f"akbox/runs/{report['run_id']}/audit.jsonl"))
         refused = [e for e in map(json.loads, log.read_text().splitlines()) if e["target"] == "gateway"]
         assert [(e["decision"], e["stage"], e["res"]["why"]) for e in refused] == [
-            ("deny", "CAPABILITY", "CAP_INVALID")
+            ("deny", "CAPABILITY", "CAP_RUN_MISMATCH")
         ]
         assert upstream.counters.requests == 0
 
@@ -201,3 +202,50 @@ def test_a_run_that_ends_does_not_wait_for_its_model(worlds: Worlds) -> None:
         assert [end["ended"] for end in ends] == ["failed"]
         assert result.log is not None
         verify(world, result.log)
+
+
+def test_a_child_agent_has_a_token_and_a_budget_of_its_own(tmp_path: Path) -> None:
+    """What it asks is in its name, paid from its share, and over when that is."""
+    child = (
+        "import json, os, sys, urllib.error, urllib.request\n"
+        "messages = [{'role': 'user', 'content': 'reply 20'}]\n"
+        "body = json.dumps({'model': 'claude-test', 'max_tokens': 20, 'messages': messages})\n"
+        "def ask():\n"
+        "    headers = {'x-api-key': os.environ['ANTHROPIC_API_KEY'], 'content-type': 'application/json'}\n"
+        "    url = os.environ['ANTHROPIC_BASE_URL'] + '/v1/messages'\n"
+        "    request = urllib.request.Request(url, body.encode(), headers)\n"
+        "    try:\n        return urllib.request.urlopen(request, timeout=30).status\n"
+        "    except urllib.error.HTTPError as error:\n        return error.code\n"
+    )
+    root = child + (
+        "import time\nfrom authority_nanos import AuthorityKernel\nak = AuthorityKernel()\n"
+        "started = ak.spawn('/usr/bin/python3', ['python3', 'child.py'], budgets={'tokens': 100})\n"
+        "def living():\n"
+        "    return [a for a in ak.query('agents')['agents'] if a['name'] != 'root' and a['state'] == 'running']\n"
+        "while living():\n    time.sleep(0.02)\n"
+        "print('root', ask(), started['child_id'])\n"
+    )
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "child.py").write_text(child + "print('child', [ask() for _ in range(8)], flush=True)\n")
+    (tmp_path / "w" / "root.py").write_text(root)
+    (tmp_path / "key").write_text(KEY)
+    policy = tmp_path / "policy.toml"
+    with FakeUpstream() as upstream:
+        text = POLICY.format(url=upstream.url, key_file=tmp_path / "key", tokens=8000)
+        policy.write_text(text + '[spawn]\nallow = ["/usr/bin/python3*"]\n')
+        sandbox = Sandbox(policy, cwd=tmp_path / "w", state_dir=tmp_path / "state")
+        result = sandbox.run(["/usr/bin/python3", "root.py"], timeout=100)
+    log = tmp_path / "state" / "runs" / result.run_id / "audit.jsonl"
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    said = dict(line.split(maxsplit=1) for line in result.stdout.decode().splitlines())
+    assert set(said) == {"child", "root"}, (said, [e for e in entries if e["decision"] == "deny"])
+    statuses = json.loads(said["child"])
+    assert statuses[:2] == [200, 200]
+    assert statuses[-1] == 429
+    status, child_id = said["root"].split()
+    assert status == "200"
+    usages = [(e["agent"], e["res"]["usage"]) for e in entries if e["name"] == "infer" and "usage" in e["res"]]
+    of_child = [u["prompt_tokens"] + u["output_tokens"] for agent, u in usages if agent == child_id]
+    assert len(of_child) == statuses.count(200)
+    assert sum(of_child) <= 100
+    assert len(usages) == statuses.count(200) + 1
