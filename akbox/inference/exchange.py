@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -16,6 +16,7 @@ import msgspec
 from akbox.inference import anthropic
 from akbox.inference.bodies import MAX_BODY_BYTES, Bodies
 from akbox.inference.callers import Caller
+from akbox.inference.keeper import Keeper
 from akbox.inference.metering import Meter, Ticket
 from akbox.inference.sse import Splitter
 from akbox.inference.upstream import Client, UpstreamDown
@@ -214,9 +215,18 @@ class Exchange:
 class Exchanges:
     """Makes exchanges: the one place where a model call is decided."""
 
-    def __init__(self, kernel: Kernel, meter: Meter, clients: Mapping[str, Client], infer: Infer) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        meter: Meter,
+        clients: Mapping[str, Client],
+        infer: Infer,
+        on_failure: Callable[[str], None],
+    ) -> None:
         self._kernel, self._meter, self._clients = kernel, meter, clients
         self._detect = infer.detect or "off"
+        self._keeper = Keeper(kernel, on_failure)
+        meter.changed = self._keeper.keep
         self._bodies = Bodies(kernel.log.path.with_name("bodies"), kernel.log.redactor) if infer.log_bodies else None
 
     async def begin(self, caller: Caller, endpoint: Endpoint, body: Body, raw: bytes, upstream: str) -> Exchange:
@@ -250,7 +260,13 @@ class Exchanges:
         if ticket.write_cap:
             endpoint.cap(body, ticket.output, client.official)
             data = encode(body)
+        if endpoint.metered:
+            self._keeper.keep(caller.agent)
         return Exchange(endpoint, client, ticket, data, streamed, own, self._bodies)
+
+    async def close(self) -> None:
+        """What calls have used is on disk."""
+        await self._keeper.flush()
 
     async def _counted(self, caller: AgentId, client: Client, body: Body, bound: int) -> int:
         """The bound, or the provider's own count (which is free) where the bound alone would make the call smaller or

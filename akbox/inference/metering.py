@@ -6,6 +6,7 @@ amounts of one call are reserved together or not at all, so calls side by side n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from akbox.inference.callers import Caller, admit
@@ -75,6 +76,8 @@ class Meter:
         self._kernel = kernel
         self._prices = prices
         self._most_output = most_output
+        self.changed: Callable[[AgentId], None] = lambda _subject: None
+        """Told of each agent whose ledger was settled, so that it is kept."""
 
     def open(
         self,
@@ -150,6 +153,7 @@ class Meter:
             ledger.settle(reservation, spent)
             self._kernel.break_down(self._kernel.agent(ticket._subject), f"model:{ticket._facts.model}", spent)
         self._append(ticket._subject, f"model:{ticket._facts.model}", {"call": ticket.trace_id}, res)
+        self.changed(ticket._subject)
 
     def note(self, subject: AgentId, target: str, req: dict[str, Any], res: dict[str, Any]) -> None:
         """An entry for what costs nothing and was allowed."""

@@ -151,6 +151,8 @@ class Service:
             await runner.cleanup()
             for client in clients.values():
                 await client.close()
+            if self._exchanges is not None:
+                await self._exchanges.close()
             gateway.close()
 
     def _build(self) -> tuple[Gateway, dict[str, Client]]:
@@ -164,5 +166,5 @@ class Service:
         clients = {name: Client(name, up, self._keys.get(name)) for name, up in self._infer.upstreams.items()}
         meter = Meter(self._kernel, Prices(self._infer.prices), self._infer.max_tokens)
         self._router = Router(self._infer)
-        self._exchanges = Exchanges(self._kernel, meter, clients, self._infer)
+        self._exchanges = Exchanges(self._kernel, meter, clients, self._infer, self._on_failure)
         return Gateway(self._kernel, self._router, self._exchanges, clients, self._on_failure), clients

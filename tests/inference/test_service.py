@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .kit import Bench
+import pytest
+
+from .kit import PATHS, Bench, request_body, wait_for
 
 RUN = """
 import json, sys
@@ -62,3 +64,22 @@ def test_closed_twice_and_asked_after_the_end(tmp_path: Path) -> None:
         bench.service.close()
         bench.service.close()
         assert bench.box.fail(1037, model="gpt-test", prompt="x")["name"] == "INFERENCE_FAIL"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_was_used_is_on_disk(tmp_path: Path, streamed: bool) -> None:
+    """A supervisor that is killed gives no token back."""
+    with Bench(tmp_path) as bench:
+        if streamed:
+            bench.stream("chat", "reply 7")
+        else:
+            assert bench.call("chat", "reply 7")[0] == 200
+        wait_for(lambda: bench.box.store.load_budgets(bench.kernel.root).get("tokens") == 9)
+
+
+def test_what_a_call_holds_is_on_disk_while_it_lasts(tmp_path: Path) -> None:
+    with Bench(tmp_path) as bench:
+        reply = bench.send(PATHS["chat"], request_body("chat", "slow 100 reply 20", 500, stream=True))
+        reply.read(1)
+        wait_for(lambda: bench.box.store.load_budgets(bench.kernel.root).get("tokens", 0) > 500)
+        reply.read()
