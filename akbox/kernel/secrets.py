@@ -54,7 +54,8 @@ class Secrets:
                 ts_ns=self._kernel.clock_ns(), agent=self._kernel.root, op=Op.SECRET_GET, name=op_name(Op.SECRET_GET),
                 target=f"secret:{name}", decision="allow" if allowed else "deny",
                 stage=None if allowed else "POLICY", rule=f"secrets.{name}" if allowed else None,
-                req={"consumer": consumer}, res={},
+                req={"which": name, "consumer": consumer},  # in the target a mask for `secret: VALUE` hides the name
+                res={},
             )
         )  # fmt: skip
         if not allowed:
