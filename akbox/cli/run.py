@@ -36,6 +36,7 @@ class Options(Struct, frozen=True):
     json_file: str | None
     quiet: bool
     verbose: bool
+    gateway: bool
     resume: str | None = None
 
 
@@ -48,6 +49,7 @@ FLAGS = (
     Flag("--budget", "What may be spent (wall_time_ms=60000).", "NAME=N", many=True),
     Flag("--limit", "A resource limit (memory=2G).", "NAME=N", many=True),
     Flag("--resume", "Continue this run: its heap, ledgers, log. COMMAND: by default its own.", "RUN"),
+    Flag("--no-gateway", "No model gateway, although the policy has upstreams.", switch=True),
     Flag("--record", "Not in this version.", "FILE", hidden=True),
     Flag("--audit", "What the log holds.", "full|writes", choices=("full", "writes")),
     Flag(
@@ -114,6 +116,7 @@ def execute(values: Values, command: tuple[str, ...]) -> int:
         quiet=bool(values["quiet"]),
         verbose=bool(values["verbose"]),
         resume=_text(values["resume"]),
+        gateway=not values["no_gateway"],
     )
     if options.resume is not None and (values["policy"] is not None or not extra.is_empty()):
         raise UsageError("--resume goes on under the policy that the run has")
@@ -227,6 +230,7 @@ def _attended(policy: Policy, options: Options, cwd: Path, resumed: Resumed | No
             allow_degraded=options.allow_degraded,
             name=options.name,
             keep_fds=options.keep_fd,
+            gateway=options.gateway,
         )
         with Session() as session:
             terminal = _terminal()

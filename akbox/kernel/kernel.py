@@ -30,6 +30,7 @@ from akbox.store.base import Store, StoreError
 
 if TYPE_CHECKING:  # the calls' machinery is imported with the first call: most runs make none
     from akbox.kernel.approvals import Approvals, Request
+    from akbox.kernel.calls.inference import InferenceArgs
     from akbox.kernel.calls.spawn import SpawnArgs
     from akbox.kernel.capabilities import Capabilities
     from akbox.kernel.capability import Token
@@ -79,6 +80,7 @@ class Kernel:
         self.tools: tuple[dict[str, Any], ...] = ()
         self.pre_query: Callable[[], None] | None = None
         self.earlier_ms = 0  # wall time of an earlier supervisor of this run
+        self.infer: Callable[[AgentId, InferenceArgs], dict[str, Any]] | None = None  # the target's model gateway
         self._started_ns = time.monotonic_ns()
         self._lock = threading.Lock()
         # Guarded by _lock:

@@ -45,6 +45,11 @@ class Redactor:
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._names = frozenset(_fold(n) for n in (*BUILT_IN, *names))
+        self._values: tuple[str, ...] = ()
+
+    def hide(self, value: str) -> None:
+        """From now on this exact text is masked wherever it stands."""
+        self._values = (*self._values, value)
 
     def value(self, value: Any) -> Any:
         """A copy of a JSON value with secrets masked, fit for canonical JSON (see `canonical.interoperable`)."""
@@ -64,6 +69,8 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """A string with userinfo, credential headers, assignments and known shapes masked."""
+        for value in self._values:
+            text = text.replace(value, MASK)
         if not _HINT.search(text):
             return text
         text = re.sub(_USERINFO, MASK, text)

@@ -23,7 +23,7 @@ from akbox.kernel.codes import CallError, Code
 from akbox.kernel.effect import Effect
 from akbox.kernel.ops import NEED_EXEC, Op
 from akbox.linux.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CannotRun
-from akbox.linux.plan import Request, make_plan
+from akbox.linux.plan import Request, make_plan, with_environment
 from akbox.policy.check import PolicyError
 from akbox.policy.model import Policy
 
@@ -49,6 +49,7 @@ class Children:
         self._lock = threading.Lock()
         self._runs: dict[bytes, Run] = {root.agent.id: root}  # living; guarded by _lock
         self._requests: dict[bytes, Request] = {root.agent.id: request}
+        self._gateway = root.gateway
         self._detached: set[bytes] = set()
         self._closing = False
         self._output = output
@@ -104,9 +105,9 @@ class Children:
                 "AKBOX_AGENT": agent.id.hex(),
                 "AKBOX_CAPS": msgspec.json.encode(given(args.caps, agent.id)).decode(),
             }
-            plan = msgspec.structs.replace(
-                plan, envp=(*plan.envp, *(os.fsencode(f"{name}={value}") for name, value in own.items()))
-            )
+            if self._gateway is not None:
+                own |= self._gateway.environment(agent)
+            plan = with_environment(plan, own)
             output = (self._null, self._null) if args.stdio == "null" else self._output
             run = Run(
                 plan, kernel, above.run_dir, stdio=(self._null, *output), tty_fd=-1, on_stopped=None,

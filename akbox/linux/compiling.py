@@ -53,6 +53,8 @@ _kept: OrderedDict[tuple[bytes, Context], Compiled] = OrderedDict()  # guarded b
 
 def compile_once(policy: Policy, context: Context, state_dir: Path) -> Compiled:
     """Raises PolicyError. The policy's content is the key, not the object: nobody is kept from changing one."""
+    if context.gateway:
+        return _with_gateway(policy, context, state_dir)
     key = (msgspec.msgpack.encode(policy), context)
     with _lock:
         found = _kept.get(key)
@@ -67,6 +69,13 @@ def compile_once(policy: Policy, context: Context, state_dir: Path) -> Compiled:
         if len(_kept) > _MAX_KEPT:
             _kept.popitem(last=False)
     return made
+
+
+def _with_gateway(policy: Policy, context: Context, state_dir: Path) -> Compiled:
+    """Its port is another one each time, and only the C form knows it: the rest is what it is without."""
+    plain = compile_once(policy, msgspec.structs.replace(context, gateway=""), state_dir)
+    compiled = compile_policy(policy, context)
+    return Compiled(compiled, _native.Policy(compiled.blob), plain.landlock, plain.landlock_for_reads)
 
 
 def _name(policy: bytes, context: Context) -> str:

@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from akbox import _native
+from akbox.kernel.secrets import secret_files
 from akbox.linux.argument_rules import FilterPlan
 from akbox.linux.channel import NAME as CHANNEL
 from akbox.linux.channel import new_token
@@ -29,7 +31,7 @@ from akbox.policy.compile import CompiledPolicy, Context
 from akbox.policy.inuse import policy_names
 from akbox.policy.landlock import LandlockPlan
 from akbox.policy.linked import with_links
-from akbox.policy.model import Limits, Policy
+from akbox.policy.model import Limits, Policy, Secret
 from akbox.policy.rules import Grant, compose, states_names
 
 INTERPOSERS = ("auto", "ptrace", "notify")
@@ -75,6 +77,7 @@ class Request(Struct, frozen=True):
     inner: bool = False  # of a child agent: every call that another policy above judges too is trapped
     strict: bool = False  # metadata is strict somewhere above
     set_env: Mapping[str, str] = {}  # set for the program, whatever the policy passes
+    gateway: str = ""
 
 
 def make_plan(request: Request) -> LaunchPlan:
@@ -85,6 +88,7 @@ def make_plan(request: Request) -> LaunchPlan:
     parts = compose(request.policy)
     mode = next((part.runtime for _, part in parts if part.runtime), "auto")  # before the policy can be compiled
     needs = runtime_needs(request.argv, request.cwd, request.env, mode, names=states_names(parts))
+    secrets = stated_secrets(request.policy)
     context = Context(
         workdir=request.cwd,
         home=os.path.expanduser("~"),
@@ -93,6 +97,8 @@ def make_plan(request: Request) -> LaunchPlan:
         state_dirs=(str(request.state_dir), *_control_dirs()),
         policy_files=policy_names(request.policy),
         channel=str(request.tmpdir / CHANNEL),
+        secret_files=secret_files(secrets),
+        gateway=request.gateway,
         runtime_grants=(*needs.grants, sdk_grant()),
     )
     compiled = compile_once(request.policy, with_links(request.policy, context), request.state_dir)
@@ -117,8 +123,9 @@ def make_plan(request: Request) -> LaunchPlan:
         signals_scoped=host.signals_scoped,
         names=policy.names,
     )
+    own = {secret.source.removeprefix("env:") for secret in secrets.values()}
     env, removed = build_environment(
-        request.env,
+        {name: value for name, value in request.env.items() if name not in own},
         policy.env,
         tmpdir=str(request.tmpdir),
         extra=agent_environment(),
@@ -153,6 +160,18 @@ def _control_dirs() -> tuple[str, ...]:
     """Where control sockets are; resolved, as paths are judged."""
     directory = control_dir()
     return () if directory is None else (os.path.realpath(directory),)
+
+
+def with_environment(plan: LaunchPlan, extra: Mapping[str, str]) -> LaunchPlan:
+    """The plan with variables that win over those of the same name."""
+    names = tuple(os.fsencode(f"{name}=") for name in extra)
+    kept = (item for item in plan.envp if not item.startswith(names))
+    return replace(plan, envp=(*kept, *(os.fsencode(f"{name}={value}") for name, value in extra.items())))
+
+
+def stated_secrets(policy: Policy) -> dict[str, Secret]:
+    """The secrets of a policy and its profiles."""
+    return {name: secret for _, part in reversed(compose(policy)) for name, secret in part.secrets.items()}
 
 
 def agent_environment() -> dict[str, str]:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from akbox.kernel.agents import Agent
     from akbox.kernel.approvals import Request
     from akbox.linux.children import Children, Member
+    from akbox.linux.gateway import ModelGateway
     from akbox.linux.net_services import NetServices
     from akbox.linux.ptrace_calls import PtraceCalls
 
@@ -68,6 +69,7 @@ class Run:
         on_request: Callable[[Request], None] | None = None,
         member: Member | None = None,
         children: Children | None = None,
+        gateway: ModelGateway | None = None,
     ) -> None:
         self.plan = plan
         self.kernel = kernel
@@ -94,6 +96,9 @@ class Run:
         if member is not None:
             self._things.callback(ring_path.unlink)  # its events are in the log by then
         self._things.callback(self._ring.close)
+        self.gateway = gateway
+        if gateway is not None:
+            self._things.callback(gateway.close)
         self._drain = Drain(self._ring, kernel, self.agent.id, self.fail)
         self._tracer = _native.Tracer(
             plan.program.trapped,
@@ -316,6 +321,8 @@ class Run:
         upcalls.start()
         things.callback(upcalls.join)
         things.callback(enforcer.stop)  # so that nobody waits for it any more
+        if self.gateway is not None:
+            things.callback(self.gateway.close)  # before those who wait for an answer of it are waited for
         TraceLoop(
             self._tracer,
             enforcer,
@@ -360,6 +367,8 @@ class Run:
         self._began_ns = time.monotonic_ns()
         self._watchdog = Watchdog(wall_ms=self._wall_left_ms(), gauges=self._limits.gauges(), stop=self._limit_passed)
         self._watchdog.start()
+        if self.gateway is not None:
+            self.gateway.start(self.fail)
         self._started.put(None)
 
     def _close_watchdog(self) -> None:

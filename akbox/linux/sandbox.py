@@ -22,18 +22,20 @@ from akbox.kernel.signing import SigningKeyError
 from akbox.linux import tmpdirs
 from akbox.linux.capture import Capture
 from akbox.linux.errors import CannotRun
-from akbox.linux.plan import LaunchPlan, Request, make_plan
+from akbox.linux.plan import LaunchPlan, Request, make_plan, with_environment
 from akbox.linux.result import RunResult
 from akbox.linux.run import Run
 from akbox.linux.shipped import recall_shipped, remember_shipped
 from akbox.policy.load import load
 from akbox.policy.model import Policy
 from akbox.policy.presets import load_preset
+from akbox.policy.rules import compose
 from akbox.rundir import StateError, new_run_dir, state_root
 
 if TYPE_CHECKING:
     from akbox.kernel.approvals import Request as ApprovalRequest
     from akbox.linux.children import Children
+    from akbox.linux.gateway import ModelGateway
     from akbox.linux.resume import Resumed
     from akbox.linux.terminal import Terminal
 
@@ -45,7 +47,8 @@ class Sandbox:
 
     policy: a Policy, a file's path, or a preset's name (default: "default"). cwd: the runs' working directory. audit:
     "full" or "writes" instead of the policy's level. allow_degraded: layers that may be missing, by `akbox doctor`'s
-    names. env: the environment that the policy's `env` section filters (default: this process's). As a context manager
+    names. env: the environment that the policy's `env` section filters (default: this process's). gateway: whether a
+    policy with `infer.upstreams` gets its model gateway. As a context manager
     it kills what still runs at the end. The process becomes non-dumpable with its first run (prctl(2),
     PR_SET_DUMPABLE): the agent has its uid and must not read it. Raises PolicyError, StateError.
     """
@@ -62,6 +65,7 @@ class Sandbox:
         name: str | None = None,
         env: Mapping[str, str] | None = None,
         keep_fds: Sequence[int] = (),
+        gateway: bool = True,
     ) -> None:
         self._state = state_root(state_dir)
         recall_shipped(self._state)
@@ -73,6 +77,7 @@ class Sandbox:
         self._name = name
         self._env = env
         self._keep_fds = tuple(keep_fds)
+        self._gateway = gateway
         self._lock = threading.Lock()
         self._live: list[Run] = []  # guarded by _lock
 
@@ -112,12 +117,20 @@ class Sandbox:
         with contextlib.ExitStack() as undo:
             tmpdir = tmpdirs.make(self._state)
             undo.callback(tmpdirs.remove, tmpdir)
-            request = self._request(argv, tmpdir)
+            gateway = self._make_gateway()
+            if gateway is not None:
+                undo.callback(gateway.close)
+            request = self._request(argv, tmpdir, "" if gateway is None else gateway.endpoint)
             plan = make_plan(request)
             kernel, run_dir = (
                 self._open_kernel(plan, argv) if resume is None else self._reopen_kernel(plan, argv, resume)
             )
             undo.callback(kernel.close)
+            if gateway is not None:
+                gateway.prepare(kernel, self._environ())
+                plan = with_environment(plan, gateway.environment(kernel.agent(kernel.root)))
+                if not any(item.startswith(b"CODEX_HOME=") for item in plan.envp):
+                    plan = with_environment(plan, gateway.settings(tmpdir))
             run = Run(
                 plan,
                 kernel,
@@ -126,6 +139,7 @@ class Sandbox:
                 tty_fd=terminal.slave_fd if terminal is not None else -1,
                 on_stopped=on_stopped,
                 on_request=on_request,
+                gateway=gateway,
             )
             if plan.policy.grants("spawn.allow") or any(r.ask and r.section == "spawn" for r in plan.policy.rules):
                 run.children = _children(run, request, terminal.stdio if terminal is not None else stdio)
@@ -159,18 +173,29 @@ class Sandbox:
 
         return await asyncio.to_thread(self.run, argv, stdin=stdin, capture=capture, timeout=timeout)
 
-    def _request(self, argv: Sequence[str], tmpdir: Path) -> Request:
+    def _make_gateway(self) -> ModelGateway | None:
+        if not self._gateway or not any(part.infer.upstreams for _, part in compose(self._policy)):
+            return None
+        from akbox.linux.gateway import model_gateway
+
+        return model_gateway(self._policy)
+
+    def _environ(self) -> Mapping[str, str]:
+        return os.environ if self._env is None else self._env
+
+    def _request(self, argv: Sequence[str], tmpdir: Path, gateway: str) -> Request:
         return Request(
             policy=self._policy,
             argv=tuple(argv),
             cwd=self._cwd,
-            env=dict(os.environ if self._env is None else self._env),
+            env=dict(self._environ()),
             state_dir=self._state,
             tmpdir=tmpdir,
             interposer=self._interposer,
             audit_level=self._audit,
             allow_degraded=self._allow_degraded,
             keep_fds=self._keep_fds,
+            gateway=gateway,
         )
 
     def _open_kernel(self, plan: LaunchPlan, argv: Sequence[str]) -> tuple[Kernel, Path]:

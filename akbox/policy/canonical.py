@@ -25,6 +25,11 @@ def canonical_policy(compiled: CompiledPolicy) -> bytes:
     effects = [f"{r.section} {r.pattern}" for r in compiled.rules if r.ask]
     if effects:
         plain.setdefault("approve", {})["effects"] = effects
+    infer: dict[str, Any] = msgspec.to_builtins(compiled.infer)
+    if infer:
+        plain.setdefault("infer", {}).update(infer)
+    if compiled.secrets:
+        plain["secrets"] = msgspec.to_builtins(compiled.secrets)
     plain["budgets"] = compiled.budgets
     plain["audit"] = msgspec.to_builtins(compiled.audit)
     plain["env"] = msgspec.to_builtins(compiled.env)

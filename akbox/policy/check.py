@@ -253,9 +253,16 @@ SHAPES = {
         rf"(?s)(?:\$\{{(?:{'|'.join(VARIABLES)})\}}|(?!\$\{{)[^\0])*",
         "known are ${workdir}, ${home}, ${tmp}, ${prefix}",
     ),
-    "url": (r"https?://[A-Za-z0-9.\[\]:_-]+(/[^\s?#]*)?", 'write "https://api.example.com"'),
+    "url": (
+        r"https?://[A-Za-z0-9.\[\]:_-]+(/[^\s?#]*)?|unix:/[^\s?#]+",
+        'write "https://api.example.com", or "unix:/path/of.sock"',
+    ),
+    "upstream": (r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "an upstream's name: letters, digits, ., _ and -"),
     "secret-ref": (r"secret:[A-Za-z_][A-Za-z0-9_]*", 'write "secret:NAME", with NAME a key of [secrets]'),
-    "secret-source": (r"env:[A-Za-z_][A-Za-z0-9_]*|file:/.+", 'write "env:NAME" or "file:/path"'),
+    "secret-source": (
+        r"env:[A-Za-z_][A-Za-z0-9_]*|file:(?:~/|/).+|exec:\s*\S.*",
+        'write "env:NAME", "file:/path" or "exec:COMMAND ARG"',
+    ),
     "secret-use": (r"[a-z]+:.+", 'write "infer:UPSTREAM" or "http:HOST"'),
 }
 

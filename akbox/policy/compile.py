@@ -40,6 +40,8 @@ def compile_policy(policy: Policy, context: Context) -> CompiledPolicy:
         for grant in context.runtime_grants:
             build.runtime(grant)
     build.always()
+    if context.gateway:  # last: whatever has a number without it has the same number with it
+        build.gateway(context.gateway)
     return CompiledPolicy(
         policy,
         context,
@@ -137,6 +139,11 @@ class _Build:
         self.segments[i] = parse_path(grant.pattern).expand(self.variables)
         self._accept(self.segments[i], Accept(i, E_ALLOW, grant.need, False))
 
+    def gateway(self, endpoint: str) -> None:
+        """The one address that a policy with upstreams implies; net.deny wins over it as over any grant."""
+        rule = Rule("net.connect", f"ip:{endpoint}", "gateway", reason="the run's model gateway")
+        self._net(self._number(rule), rule)
+
     def always(self) -> None:
         for pattern, need, reason in builtin.ALWAYS_DENIED:
             self._builtin("always denied", pattern, builtin.builtin_segments(pattern), E_DENY, need, reason)
@@ -151,6 +158,8 @@ class _Build:
         for path in self.context.policy_files:
             reason = "the policy of this run: an agent must not be able to widen its next one"
             self._builtin("always denied", path, literal_segments(path), E_DENY, WRITE, reason)
+        for path in self.context.secret_files:
+            self._builtin("always denied", path, literal_segments(path), E_DENY, builtin.ALL, "a secret of this policy")
         for path in self.context.protected:
             below = path.endswith("/**")
             segments = literal_segments(path[:-3] if below else path) + (((STAR, b""),) if below else ())

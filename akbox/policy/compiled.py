@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -33,7 +34,7 @@ from akbox.policy.matcher import (
     rights,
     visible,
 )
-from akbox.policy.model import DEFAULT_BUDGETS, Audit, Budgets, Env, Limits, Policy
+from akbox.policy.model import DEFAULT_BUDGETS, Audit, Budgets, Env, Infer, Limits, Policy, Secret
 from akbox.policy.netmatcher import BIND, CONNECT, LISTEN, TCP, UDP, NetTable
 from akbox.policy.netpatterns import HostPattern, match_host
 from akbox.policy.patterns import PatternError, Segment, match_name, path_bytes
@@ -266,6 +267,16 @@ class CompiledPolicy(Struct, frozen=True, dict=True):
         redact = dict.fromkeys(word for _, part in self.parts for word in part.audit.redact)
         return Audit(stated.level or "full", stated.durability or "group", tuple(redact))
 
+    @cached_property
+    def infer(self) -> Infer:
+        """Upstreams, aliases and prices of the policy and its profiles; the policy's own before theirs."""
+        return joined_infer(self.parts)
+
+    @cached_property
+    def secrets(self) -> dict[str, Secret]:
+        """Secrets of the policy and its profiles."""
+        return {name: secret for _, part in reversed(self.parts) for name, secret in part.secrets.items()}
+
     @property
     def fs_metadata(self) -> str:
         """ "open" or "strict"; strict wins wherever it is said."""
@@ -290,6 +301,25 @@ class CompiledPolicy(Struct, frozen=True, dict=True):
     def rule_texts(self) -> tuple[str, ...]:
         """`str(rule)` of each rule, in order."""
         return tuple(map(str, self.rules))
+
+
+def joined_infer(parts: Sequence[tuple[str, Policy]]) -> Infer:
+    """`infer` of a policy and its profiles, without the models, which are rules."""
+    tables: dict[str, dict[str, Any]] = {"upstreams": {}, "aliases": {}, "prices": {}}
+    for name, table in tables.items():
+        for _, part in parts:
+            for key, value in getattr(part.infer, name).items():
+                table.setdefault(key, value)
+    stated = [part.infer for _, part in parts]
+    most = [i.max_tokens for i in stated if i.max_tokens is not None]
+    return Infer(
+        max_tokens=min(most, default=None),
+        log_bodies=next((i.log_bodies for i in stated if i.log_bodies is not None), None),
+        detect=next((i.detect for i in stated if i.detect is not None), None),
+        upstreams=tables["upstreams"],
+        aliases=tables["aliases"],
+        prices=tables["prices"],
+    )
 
 
 def what_rules(compiled: CompiledPolicy, sections: tuple[str, str], path: str) -> list[tuple[int, int]]:

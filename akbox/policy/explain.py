@@ -144,6 +144,8 @@ def describe(compiled: CompiledPolicy, *, on_behalf: bool = True) -> dict[str, A
         "limits": msgspec.to_builtins(compiled.limits),
         "env": msgspec.to_builtins(compiled.env),
         "audit": msgspec.to_builtins(compiled.audit),
+        "infer": msgspec.to_builtins(compiled.infer),
+        "secrets": msgspec.to_builtins(compiled.secrets),
         "landlock": [
             {
                 "path": g.path,
@@ -196,6 +198,16 @@ def as_text(compiled: CompiledPolicy, *, on_behalf: bool = True) -> str:
     lines.append("\nBudgets")
     lines += [f"  {name} = {value}" for name, value in sorted(data["budgets"].items())]
     lines += [f"  limit {name} = {value}" for name, value in sorted(data["limits"].items())]
+    if compiled.infer.upstreams:
+        lines.append("\nModels (the run has a gateway on 127.0.0.1, and may connect to it)")
+        lines += [
+            f"  {name}: {up.type}, {up.base_url}, {up.key or 'no key'}; serves {', '.join(up.models) or 'any model'}"
+            for name, up in compiled.infer.upstreams.items()
+        ]
+    lines += [
+        f"  secret {name}: from {s.source.partition(':')[0]}, for {', '.join(s.uses) or 'nobody'}"
+        for name, s in compiled.secrets.items()
+    ]
     lines.append("\nLandlock" + (" (opens and changes are made by the supervisor)" if on_behalf else ""))
     lines += [
         f"  {g['path'].rstrip('/') + '/**' if g['tree'] else g['path']}: {', '.join(g['rights'])}"

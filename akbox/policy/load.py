@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -52,7 +53,7 @@ def parse(text: str, *, syntax: Syntax, name: str, file: str | None = None) -> P
     return msgspec.structs.replace(msgspec.convert(plain, Policy), source=source)
 
 
-def _check_references(checker: Checker, plain: dict[str, dict[str, dict[str, dict[str, str]]]]) -> None:
+def _check_references(checker: Checker, plain: dict[str, Any]) -> None:  # Any: a checked document
     """Secrets and upstreams are named in one section and defined in another."""
     secrets = plain.get("secrets", {})
     upstreams = plain.get("infer", {}).get("upstreams", {})
@@ -61,7 +62,19 @@ def _check_references(checker: Checker, plain: dict[str, dict[str, dict[str, dic
         if secret and secret not in secrets:
             hint = f'add [secrets.{secret}] with from = "env:{secret}"'
             checker.problem(("infer", "upstreams", name, "key"), f'no secret "{secret}" is defined', hint)
+        elif secret and f"infer:{name}" not in secrets[secret].get("for", ()):
+            hint = f'add "infer:{name}" to secrets.{secret}.for'
+            checker.problem(("infer", "upstreams", name, "key"), f'secret "{secret}" is not for this upstream', hint)
+    passed = plain.get("env", {}).get("pass", ())
     for name, entry in secrets.items():
+        variable = entry.get("from", "").removeprefix("env:")
+        if variable in passed:
+            hint = "remove one of the two"
+            checker.problem(
+                ("env", "pass", list(passed).index(variable)),
+                f'"{variable}" is the secret "{name}": no agent gets it',
+                hint,
+            )
         for i, use in enumerate(entry.get("for", ())):
             kind, _, target = use.partition(":")
             if kind == "infer" and target not in upstreams:

@@ -33,6 +33,7 @@ EffectText = Annotated[str, Meta(extra={"kind": "effect"})]
 SecretSource = Annotated[str, Meta(extra={"kind": "secret-source"})]
 SecretUse = Annotated[str, Meta(extra={"kind": "secret-use"})]
 ProfileName = Annotated[str, Meta(extra={"kind": "profile"})]
+UpstreamName = Annotated[str, Meta(extra={"kind": "upstream"})]
 EnvName = Annotated[str, Meta(extra={"kind": "env"})]
 EnvPass = Annotated[str, Meta(extra={"kind": "env-pass"})]  # also "LC_*"
 EnvValue = Annotated[str, Meta(extra={"kind": "env-value"})]  # ${workdir}, ${home}, ${tmp}, ${prefix} are replaced
@@ -86,19 +87,41 @@ class Wasm(Section, frozen=True):
 
 
 class Upstream(Section, frozen=True):
-    """One model provider behind the gateway; `key` is `secret:NAME`."""
+    """One model provider behind the gateway; `key` is `secret:NAME`. `models`: those it serves (empty: any).
+
+    `timeout_ms`: how long it may be silent; `retries`: how often a call that failed before its reply began is sent
+    again.
+    """
 
     type: Literal["anthropic", "openai"]
     base_url: Url
     key: Annotated[str, Meta(extra={"kind": "secret-ref"})] | None = None
+    models: tuple[NameText, ...] = ()
+    timeout_ms: Count | None = None
+    retries: Annotated[int, Meta(ge=0, le=10)] | None = None
+
+
+class Price(Section, frozen=True):
+    """What a model costs, in US dollars for a million tokens; `cache_*`: of the prompt, where it is priced apart."""
+
+    input: Annotated[float, Meta(ge=0)]
+    output: Annotated[float, Meta(ge=0)]
+    cache_read: Annotated[float, Meta(ge=0)] | None = None
+    cache_write: Annotated[float, Meta(ge=0)] | None = None
 
 
 class Infer(Section, frozen=True):
-    """Models by name; `max_tokens` is the most that one call may ask for."""
+    """Models by name; `max_tokens` is the most that one call may ask for. `aliases`: other names for models, replaced
+    before anything is decided. `prices`: before the shipped ones, by name or glob. `detect`: what happens to a request
+    that holds what looks like a secret."""
 
     models: tuple[NameText, ...] = ()
     max_tokens: Count | None = None
-    upstreams: dict[str, Upstream] = field(default_factory=dict)
+    upstreams: dict[UpstreamName, Upstream] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    prices: dict[NameText, Price] = field(default_factory=dict)
+    log_bodies: bool | None = None
+    detect: Literal["off", "block", "redact"] | None = None
 
 
 class Spawn(Section, frozen=True):
@@ -110,7 +133,8 @@ class Spawn(Section, frozen=True):
 
 
 class Secret(Section, frozen=True, rename={"source": "from", "uses": "for"}):
-    """Where a secret comes from (`env:NAME`, `file:/path`) and who may use it. The agent never sees it."""
+    """Where a secret comes from (`env:NAME`, `file:/path`, `exec:COMMAND ARGS`) and who may use it. The agent never
+    sees it."""
 
     source: SecretSource
     uses: tuple[SecretUse, ...] = ()

@@ -37,6 +37,8 @@ class Context(Struct, frozen=True):
     policy_files: tuple[str, ...] = ()  # as policy_names() gives them
     protected: tuple[str, ...] = ()  # as protected_links() gives them
     channel: str = ""  # the socket at which the kernel itself listens for this agent
+    secret_files: tuple[str, ...] = ()  # where secrets are kept: nothing in them is the agent's
+    gateway: str = ""  # the run's own model gateway, "127.0.0.1:PORT", or "" for none
 
     def variables(self) -> dict[str, str]:
         """By the names that `${…}` takes."""

@@ -57,13 +57,12 @@ def test_the_original_example(ak: AuthorityKernel) -> None:
     assert ak.authorize("READ", "/etc/passwd") is False
     status = ak.budget_status("tokens")
     assert (status["used"], status["limit"]) == (0, 1_000_000)
-    for call in (
-        lambda: ak.call_tool("http_get", {"url": "https://example.com"}),
-        lambda: ak.inference("m", "What is 2+2?"),
-    ):
-        with pytest.raises(sdk.NotSupportedError) as caught:
-            call()
-        assert (caught.value.code, caught.value.name, caught.value.errno) == (-4406, "NOT_IMPLEMENTED", errno.ENOSYS)
+    with pytest.raises(sdk.NotSupportedError) as caught:
+        ak.call_tool("http_get", {"url": "https://example.com"})
+    assert (caught.value.code, caught.value.name, caught.value.errno) == (-4406, "NOT_IMPLEMENTED", errno.ENOSYS)
+    with pytest.raises(sdk.InferenceError) as no_model:
+        ak.inference("m", "What is 2+2?")
+    assert (no_model.value.name, no_model.value.errno) == ("NO_UPSTREAM", errno.EIO)
 
 
 def test_heap(ak: AuthorityKernel) -> None:

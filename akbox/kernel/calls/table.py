@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from akbox.kernel.calls import answer, approval, batch, budget, cap, log, mail, objects, query, spawn
+from akbox.kernel.calls import answer, approval, batch, budget, cap, inference, log, mail, objects, query, spawn
 from akbox.kernel.calls.base import Args, Call
 from akbox.kernel.codes import CallError, Code
 from akbox.kernel.ops import Op
@@ -12,8 +12,8 @@ from akbox.kernel.ops import Op
 if TYPE_CHECKING:
     from akbox.kernel.pipeline import Context
 
-FAMILIES = (objects, batch, query, log, budget, cap, mail, answer, approval, spawn)
-ABSENT = (Op.CALL, Op.INFERENCE)
+FAMILIES = (objects, batch, query, log, budget, cap, mail, answer, approval, spawn, inference)
+ABSENT = (Op.CALL,)
 
 
 class AnyArgs(Args, forbid_unknown_fields=False):
