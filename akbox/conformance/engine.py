@@ -20,6 +20,7 @@ from akbox.conformance.evidence import disagreements, verify_log
 from akbox.conformance.model import Case, Control, Entry, Expect, Failed, exit_fits, require
 from akbox.conformance.world import MARK, ORDINARY_UID, World, Worlds
 
+LINGER_S = 5
 USERS = ("root", "user") if os.geteuid() == 0 else ("user",)
 
 
@@ -102,7 +103,10 @@ def execute(
         out, err = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        out, err = process.communicate()
+        try:
+            out, err = process.communicate(timeout=LINGER_S)
+        except subprocess.TimeoutExpired as error:  # what it started has left the group and holds its streams
+            out, err = error.stdout or b"", error.stderr or b""
         said = (out + b"\n" + err).decode(errors="replace")
         raise Failed(f"still running after {timeout_s} s: {' '.join(argv)}\n{said}") from None
     finally:

@@ -22,9 +22,11 @@ static long try_ptrace_child(char **argv)
 	(void)argv;
 	if (pid < 0)
 		return -errno;
-	if (pid == 0)
+	if (pid == 0) {
+		(void)prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);        /* a sandbox may kill whoever traces */
 		for (;;)
 			pause();
+	}
 	value = sys(SYS_ptrace, PTRACE_ATTACH, GARBAGE(pid), 0, 0, 0, 0);
 	(void)kill(pid, SIGKILL);
 	(void)waitpid(pid, NULL, __WALL);
