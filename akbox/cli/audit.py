@@ -36,27 +36,35 @@ def audit() -> None:
 
 @audit.command()
 @run_argument
-@click.option("--checkpoint", metavar="FILE", help="Checkpoints to hold the log against (a run has its own).")
+@click.option("--checkpoint", "anchored", multiple=True, metavar="FILE", help="One that was kept elsewhere.")
 @click.option("--key", metavar="HEX", help="The public key that must have signed the checkpoints.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @state_option
-def verify(run: str, checkpoint: str | None, key: str | None, as_json: bool, state_dir: str | None) -> int:
-    """Check a log's chain from its first entry. Exit 0: it holds; 1: it does not, and where."""
+def verify(run: str, anchored: tuple[str, ...], key: str | None, as_json: bool, state_dir: str | None) -> int:
+    """Check a log's chain from its first entry, and against its checkpoints. Exit 0: it holds; 1: it does not, and
+    where.
+
+    A checkpoint that was kept elsewhere (`akbox run --anchor`) shows, beside every change, a tail that was cut off and
+    a log that was written anew with another key.
+    """
     from akbox.kernel.verify import verify as verify_log
 
-    log = _log_of(run, state_dir)
+    log = log_of(run, state_dir)
     own = log.with_name(CHECKPOINTS)
-    points = Path(checkpoint) if checkpoint else (own if log.name == LOG and own.is_file() else None)
+    points = own if log.name == LOG and own.is_file() else None
+    expected = key or (None if anchored else _own_key(run, state_dir))
     try:
-        found = verify_log(log, points, public_key=key)
+        found = verify_log(log, points, anchored=anchored, public_key=expected)
     except OSError as error:
         raise Failure(f"cannot read {error.filename or log}: {error.strerror}") from error
     if as_json:
         fields = {name: getattr(found, name) for name in found.__struct_fields__}
         emit_json({"log": str(log), "checkpoint_file": str(points) if points else None, **fields})
     elif found.ok:
-        signed = f", {found.checkpoints} checkpoints" if points else ""
+        signed = f", {found.checkpoints} checkpoints" if points or anchored else ""
         print(f"audit verify: {paint('ok', 'green', sys.stdout)} ({found.entries} entries{signed}, {log})")
+        if found.key and expected is None and not anchored:
+            note(f"signed with the key {found.key}; whose that is you must know from elsewhere: --key HEX")
     else:
         where = f" at entry {found.first_bad_seq}" if found.first_bad_seq is not None else ""
         print(f"audit verify: {paint('FAILED', 'red', sys.stdout)}{where}: {printable(found.reason or '')} ({log})")
@@ -91,7 +99,7 @@ def show(
     state_dir: str | None,
 ) -> int:
     """Print the entries of a log. It is not verified: that is `akbox audit verify`."""
-    log = _log_of(run, state_dir)
+    log = log_of(run, state_dir)
     wanted = _filter(op, target, decision, agent, _time(since), _time(until))
     lines: Iterator[str] = (line for line, entry in _entries(log, follow) if wanted(entry))
     if tail is not None and not follow:
@@ -120,7 +128,7 @@ def recover(run: str, as_json: bool, state_dir: str | None) -> int:
     from akbox.kernel.recover import recover as recover_log
     from akbox.kernel.signing import Signer, SigningKeyError
 
-    folder = _log_of(run, state_dir).parent
+    folder = log_of(run, state_dir).parent
     try:
         done = recover_log(folder, rules=_rules(folder), signer=Signer.of_user(state_root(state_dir) / "keys"))
     except (AuditError, SigningKeyError) as error:
@@ -154,8 +162,23 @@ def _rules(folder: Path) -> list[str]:
     return [str(rule) for rule in rules] if isinstance(rules, list) else []
 
 
-def _log_of(run: str, state_dir: str | None) -> Path:
-    if "/" in run or "." in run:
+def _own_key(run: str, state_dir: str | None) -> str | None:
+    """The public key that the user's own runs are signed with; None for a file, which may be anybody's."""
+    if _is_file(run):
+        return None
+    try:
+        return (state_root(state_dir) / "keys" / "audit-ed25519.pub").read_text("ascii")
+    except (OSError, ValueError):
+        return None
+
+
+def _is_file(run: str) -> bool:
+    return "/" in run or "." in run
+
+
+def log_of(run: str, state_dir: str | None) -> Path:
+    """The log that RUN names. Raises Failure."""
+    if _is_file(run):
         path = Path(run)
         return path / LOG if path.is_dir() else path
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import struct
 import subprocess
@@ -39,7 +38,7 @@ def write_ring(path: Path, run: bytes, events: list[Event], *, tail: int = 0, si
 
 def abandon(box: Box) -> None:
     """What a SIGKILL leaves: no close, no flush; only the kernel's part (the lock goes with the descriptor)."""
-    os.close(box.log._fd)
+    box.log._file.close()
     box.store.close()
 
 
