@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,24 @@ Entry = dict[str, Any]  # one line of the log; what is in it is documented in do
 
 state_option = click.option("--state-dir", metavar="DIR", help="Instead of $XDG_STATE_HOME/akbox.")
 run_argument = click.argument("run", required=False, default="last", metavar="[RUN|FILE]")
+_FILTERS = (
+    click.option("--op", metavar="GLOB", help="Only these ops (fs.open, net.*)."),
+    click.option("--target", metavar="GLOB", help="Only these targets."),
+    click.option("--decision", type=click.Choice(["allow", "deny", "ask"]), help="Only these decisions."),
+    click.option("--agent", metavar="HEX", help="Only this agent (the first digits of its id)."),
+    click.option("--since", metavar="TIME", help="2026-01-31T12:00:00Z, or 90s, 5m, 2h, 1d ago."),
+    click.option("--until", metavar="TIME", help="As --since."),
+)
 
 
-@click.group(short_help="Verify, show and recover the logs of runs.")
+def filter_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Gives a command the options that choose entries; `wanted_by` makes the test of them."""
+    for option in reversed(_FILTERS):
+        command = option(command)
+    return command
+
+
+@click.group(short_help="Verify, show, prove and export the logs of runs.")
 def audit() -> None:
     """The logs of runs. RUN is `last`, or the first four or more digits of a run id; a FILE has a slash or a dot."""
 
@@ -75,33 +91,16 @@ def verify(run: str, anchored: tuple[str, ...], key: str | None, as_json: bool, 
 
 @audit.command()
 @run_argument
-@click.option("--op", metavar="GLOB", help="Only these ops (fs.open, net.*).")
-@click.option("--target", metavar="GLOB", help="Only these targets.")
-@click.option("--decision", type=click.Choice(["allow", "deny", "ask"]), help="Only these decisions.")
-@click.option("--agent", metavar="HEX", help="Only this agent (the first digits of its id).")
-@click.option("--since", metavar="TIME", help="2026-01-31T12:00:00Z, or 90s, 5m, 2h, 1d ago.")
-@click.option("--until", metavar="TIME", help="As --since.")
+@filter_options
 @click.option("-n", "--tail", type=click.IntRange(1), metavar="N", help="Only the last N of them.")
 @click.option("--follow", is_flag=True, help="Go on with what is written until the run ends.")
 @click.option("--json", "as_json", is_flag=True, help="The lines of the log as they are.")
 @state_option
-def show(
-    run: str,
-    op: str | None,
-    target: str | None,
-    decision: str | None,
-    agent: str | None,
-    since: str | None,
-    until: str | None,
-    tail: int | None,
-    follow: bool,
-    as_json: bool,
-    state_dir: str | None,
-) -> int:
+def show(run: str, tail: int | None, follow: bool, as_json: bool, state_dir: str | None, **filters: str | None) -> int:
     """Print the entries of a log. It is not verified: that is `akbox audit verify`."""
     log = log_of(run, state_dir)
-    wanted = _filter(op, target, decision, agent, _time(since), _time(until))
-    lines: Iterator[str] = (line for line, entry in _entries(log, follow) if wanted(entry))
+    wanted = wanted_by(filters)
+    lines: Iterator[str] = (line for line, entry in read_entries(log, follow) if wanted(entry))
     if tail is not None and not follow:
         import collections
 
@@ -187,22 +186,32 @@ def log_of(run: str, state_dir: str | None) -> Path:
         raise Failure(error.message, fix=error.hint) from error
 
 
-def _entries(log: Path, follow: bool) -> Iterator[tuple[str, Entry]]:
-    """Whole lines and what is in them. Following ends with the run's last entry."""
-    with open(log, encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        pending = ""
-        while True:
-            while chunk := file.readline():
-                pending += chunk
-                if pending.endswith("\n"):
-                    entry = _parse(pending, log)
-                    yield pending, entry
-                    pending = ""
-                    if follow and entry.get("target") == LAST_TARGET and entry.get("op") == LIFECYCLE:
-                        return
-            if not follow:
-                return
-            time.sleep(_FOLLOW_S)
+def read_entries(log: Path, follow: bool) -> Iterator[tuple[str, Entry]]:
+    """Whole lines of all files of a log, and what is in them. Following goes on to the run's last entry, over a
+    rotation."""
+    from akbox.kernel.logfiles import log_files
+
+    files = log_files(log)
+    while files:
+        with open(files.pop(0), encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            pending = ""
+            while True:
+                rotated = follow and not files and not os.path.samestat(os.fstat(file.fileno()), os.stat(log))
+                while chunk := file.readline():
+                    pending += chunk
+                    if pending.endswith("\n"):
+                        entry = _parse(pending, log)
+                        yield pending, entry
+                        pending = ""
+                        if follow and entry.get("target") == LAST_TARGET and entry.get("op") == LIFECYCLE:
+                            return
+                if rotated:  # what is read up to here is all that it ever holds
+                    here = os.fstat(file.fileno())
+                    names = log_files(log)
+                    files = names[1 + next(n for n, name in enumerate(names) if os.path.samestat(here, name.stat())) :]
+                if files or not follow:
+                    break
+                time.sleep(_FOLLOW_S)
 
 
 def _parse(line: str, log: Path) -> Entry:
@@ -215,15 +224,11 @@ def _parse(line: str, log: Path) -> Entry:
     return entry
 
 
-def _filter(
-    op: str | None,
-    target: str | None,
-    decision: str | None,
-    agent: str | None,
-    since: str | None,
-    until: str | None,
-) -> Callable[[Entry], bool]:
-    """One test for all that was asked. Times are compared as text: the log's are all in one form, in UTC."""
+def wanted_by(filters: Mapping[str, str | None]) -> Callable[[Entry], bool]:
+    """One test for all that was asked (`filter_options`). Times are compared as text: the log's are all in one form, in
+    UTC. Raises Failure."""
+    op, target, decision, agent = (filters[name] for name in ("op", "target", "decision", "agent"))
+    since, until = _time(filters["since"]), _time(filters["until"])
 
     def wanted(entry: Entry) -> bool:
         return (
