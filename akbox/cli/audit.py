@@ -126,6 +126,7 @@ def recover(run: str, as_json: bool, state_dir: str | None) -> int:
     from akbox.kernel.audit import AuditError
     from akbox.kernel.recover import recover as recover_log
     from akbox.kernel.signing import Signer, SigningKeyError
+    from akbox.linux.unfinished import unmark
 
     folder = log_of(run, state_dir).parent
     try:
@@ -134,6 +135,7 @@ def recover(run: str, as_json: bool, state_dir: str | None) -> int:
         raise Failure(f"cannot recover: {error}") from error
     except OSError as error:
         raise Failure(f"cannot recover {folder}: {error.strerror}") from error
+    unmark(state_root(state_dir), folder.name)
     if as_json:
         emit_json(
             {

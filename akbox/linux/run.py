@@ -33,6 +33,7 @@ from akbox.linux.plan import LaunchPlan
 from akbox.linux.result import RunResult
 from akbox.linux.summary import result_document, write_summary
 from akbox.linux.tracer import TraceLoop
+from akbox.linux.unfinished import unmark
 from akbox.linux.upcalls import Upcalls
 from akbox.linux.watchdog import GRACE_S, Watchdog
 from akbox.store.base import StoreError
@@ -449,6 +450,7 @@ class Run:
         except (AuditError, OSError) as error:
             self._failure = self._failure or f"the audit log cannot be written: {error}"
             return False
+        unmark(self.run_dir.parent.parent, self.run_dir.name)
         return True
 
     def _make_result(self) -> RunResult:

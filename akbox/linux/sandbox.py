@@ -26,6 +26,7 @@ from akbox.linux.plan import LaunchPlan, Request, make_plan
 from akbox.linux.result import RunResult
 from akbox.linux.run import Run
 from akbox.linux.shipped import recall_shipped, remember_shipped
+from akbox.linux.unfinished import mark, recover_unfinished
 from akbox.policy.load import load
 from akbox.policy.model import Policy
 from akbox.policy.presets import load_preset
@@ -180,8 +181,10 @@ class Sandbox:
             run_dir = new_run_dir(run_id.hex(), self._state)
         except StateError as error:
             raise CannotRun(error.message, error.hint) from error
+        recover_unfinished(self._state)
         with contextlib.ExitStack() as undo:
             try:
+                mark(self._state, run_id.hex())
                 kernel = open_kernel(plan.policy, run_dir, run_id=run_id, keys_dir=self._state / "keys")
                 undo.callback(kernel.close)
                 kernel.start(self._start_info(plan, argv))
