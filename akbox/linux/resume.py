@@ -14,6 +14,7 @@ import msgspec
 
 from akbox.kernel.audit import AuditError
 from akbox.kernel.entry import Entry
+from akbox.kernel.logfiles import log_files
 from akbox.kernel.recover import recover
 from akbox.kernel.signing import Signer
 from akbox.linux.errors import CannotRun
@@ -68,16 +69,17 @@ def _lifecycle(path: Path) -> list[Entry]:
     decode = msgspec.json.Decoder(Entry).decode
     found: list[Entry] = []
     last: Entry | None = None
-    with open(path, "rb") as file:
-        for line in file:
-            entry = decode(line)
-            if entry.target in ("run:start", "run:resume") and entry.name == "lifecycle":
-                if last is not None and last is not (found[-1] if found else None):
-                    found.append(last)
-                found.append(entry)
-            elif entry.target == "run:finish" and entry.name == "lifecycle":
-                found.append(entry)
-            last = entry
+    for name in log_files(path):
+        with open(name, "rb") as file:
+            for line in file:
+                entry = decode(line)
+                if entry.target in ("run:start", "run:resume") and entry.name == "lifecycle":
+                    if last is not None and last is not (found[-1] if found else None):
+                        found.append(last)
+                    found.append(entry)
+                elif entry.target == "run:finish" and entry.name == "lifecycle":
+                    found.append(entry)
+                last = entry
     if last is not None and (not found or last is not found[-1]):
         found.append(last)
     return found

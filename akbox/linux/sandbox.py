@@ -33,6 +33,7 @@ from akbox.policy.presets import load_preset
 from akbox.rundir import StateError, new_run_dir, state_root
 
 if TYPE_CHECKING:
+    from akbox.kernel.anchor import Anchors
     from akbox.kernel.approvals import Request as ApprovalRequest
     from akbox.linux.children import Children
     from akbox.linux.resume import Resumed
@@ -47,7 +48,7 @@ class Sandbox:
     policy: a Policy, a file's path, or a preset's name (default: "default"). cwd: the runs' working directory. audit:
     "full" or "writes" instead of the policy's level. allow_degraded: layers that may be missing, by `akbox doctor`'s
     names. env: the environment that the policy's `env` section filters (default: this process's). As a context manager
-    it kills what still runs at the end. The process becomes non-dumpable with its first run (prctl(2),
+    it kills what still runs at the end. anchors: as `akbox run --anchor`, where checkpoints go. The process becomes non-dumpable with its first run (prctl(2),
     PR_SET_DUMPABLE): the agent has its uid and must not read it. Raises PolicyError, StateError.
     """
 
@@ -63,6 +64,7 @@ class Sandbox:
         name: str | None = None,
         env: Mapping[str, str] | None = None,
         keep_fds: Sequence[int] = (),
+        anchors: Sequence[str] = (),
     ) -> None:
         self._state = state_root(state_dir)
         recall_shipped(self._state)
@@ -74,6 +76,7 @@ class Sandbox:
         self._name = name
         self._env = env
         self._keep_fds = tuple(keep_fds)
+        self._anchors = tuple(anchors)
         self._lock = threading.Lock()
         self._live: list[Run] = []  # guarded by _lock
 
@@ -128,6 +131,7 @@ class Sandbox:
                 on_stopped=on_stopped,
                 on_request=on_request,
             )
+            run.anchors = self._start_anchors(kernel)
             if plan.policy.grants("spawn.allow") or any(r.ask and r.section == "spawn" for r in plan.policy.rules):
                 run.children = _children(run, request, terminal.stdio if terminal is not None else stdio)
             undo.pop_all()  # from here on the run closes and removes them: their names may soon be another run's
@@ -199,6 +203,7 @@ class Sandbox:
 
         with contextlib.ExitStack() as undo:
             try:
+                mark(self._state, resume.run_dir.name)
                 kernel = open_kernel(
                     plan.policy, resume.run_dir, run_id=resume.run_id, keys_dir=self._state / "keys", root=resume.root
                 )
@@ -208,6 +213,22 @@ class Sandbox:
                 raise CannotRun(f"the run cannot be taken up: {error}") from error
             undo.pop_all()
         return kernel, resume.run_dir
+
+    def _start_anchors(self, kernel: Kernel) -> Anchors | None:
+        """The run's anchors, which have its first checkpoint. Raises CannotRun."""
+        if not self._anchors:
+            return None
+        from akbox.kernel.anchor import AnchorError, Anchors, parse_anchor
+
+        try:
+            anchors = Anchors([parse_anchor(text) for text in self._anchors])
+            anchors.first(kernel.log.checkpoint())
+        except AnchorError as error:
+            raise CannotRun(f"the log cannot be anchored: {error}") from error
+        except AuditError as error:
+            raise CannotRun(f"the audit log cannot be written: {error}") from error
+        kernel.log.on_checkpoint(anchors.offer)
+        return anchors
 
     def _start_info(self, plan: LaunchPlan, argv: Sequence[str]) -> dict[str, object]:
         from akbox import __version__
