@@ -48,8 +48,9 @@ class Sandbox:
     policy: a Policy, a file's path, or a preset's name (default: "default"). cwd: the runs' working directory. audit:
     "full" or "writes" instead of the policy's level. allow_degraded: layers that may be missing, by `akbox doctor`'s
     names. env: the environment that the policy's `env` section filters (default: this process's). As a context manager
-    it kills what still runs at the end. anchors: as `akbox run --anchor`, where checkpoints go. The process becomes non-dumpable with its first run (prctl(2),
-    PR_SET_DUMPABLE): the agent has its uid and must not read it. Raises PolicyError, StateError.
+    it kills what still runs at the end. anchors: as `akbox run --anchor`, where checkpoints go. The process becomes
+    non-dumpable with its first run (prctl(2), PR_SET_DUMPABLE): the agent has its uid and must not read it. Raises
+    PolicyError, StateError.
     """
 
     def __init__(
@@ -237,6 +238,7 @@ class Sandbox:
             "akbox": __version__,
             "argv": list(argv),
             "cwd": plan.cwd,
+            "tmpdir": str(plan.tmpdir),
             "run_name": self._name,  # not "name": that key is the entry's own and is hashed with the request
             "interposer": {"ptrace": plan.filter.traced, "notify": plan.filter.notify},
             "degraded": list(plan.degraded),

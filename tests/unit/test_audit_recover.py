@@ -174,7 +174,8 @@ def test_sigkill_of_the_writer(tmp_path: Path, after: int) -> None:
     seen = targets(tmp_path)
     assert {f"/app/{n}/{i}" for n in range(acknowledged) for i in range(10)} <= set(seen)
     assert seen.count("heap:t") >= acknowledged
-    assert seen[-2:] == ["/app/late", "run:recovered"]
+    assert seen[-1] == "run:recovered"
+    assert "/app/late" in seen[-3:-1]  # behind it, as it may be, a call whose change was made and whose entry was not
 
 
 def test_the_ring_of_a_child_agent(tmp_path: Path) -> None:
