@@ -7,6 +7,7 @@ were in memory only) and requests that waited for a person.
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from akbox.kernel.audit import AuditError
 from akbox.kernel.entry import Entry
 from akbox.kernel.logfiles import log_files
 from akbox.kernel.recover import recover
+from akbox.kernel.redact import MASK
 from akbox.kernel.signing import Signer
 from akbox.linux.errors import CannotRun
 from akbox.policy.load import load
@@ -42,7 +44,7 @@ def take_up(run_dir: Path, keys_dir: Path) -> Resumed:
     verify, or when nothing was logged; PolicyError, SigningKeyError."""
     try:
         recover(run_dir, signer=Signer.of_user(keys_dir))
-        policy = load(run_dir / "policy.json")
+        policy = _unmasked(load(run_dir / "policy.json"))
         entries = _lifecycle(run_dir / "audit.jsonl")
     except AuditError as error:
         raise CannotRun(f"run {run_dir.name[:8]} cannot be taken up: {error}", "is it still running?") from error
@@ -62,6 +64,19 @@ def take_up(run_dir: Path, keys_dir: Path) -> Resumed:
         argv=tuple(map(str, first.req["argv"])), cwd=str(first.req["cwd"]), wall_ms=_wall_ms(entries),
         cpu_ns=sum(int(u.get("cpu_ns", 0)) for u in used if isinstance(u, dict)),
     )  # fmt: skip
+
+
+def _unmasked(policy: Policy) -> Policy:
+    """Secrets that the policy sets in the environment are in no file of the run: they come from the caller's. Raises
+    CannotRun."""
+    given = dict(policy.env.set)
+    for name, value in given.items():
+        if MASK in value:
+            if name not in os.environ:
+                message = f"the run's policy sets {name}, and secrets are not kept with a run"
+                raise CannotRun(message, f"give {name} its value in the environment and try again")
+            given[name] = os.environ[name]
+    return msgspec.structs.replace(policy, env=msgspec.structs.replace(policy.env, set=given))
 
 
 def _lifecycle(path: Path) -> list[Entry]:

@@ -290,7 +290,7 @@ def test_eight_threads_write_one_chain(tmp_path: Path) -> None:
     log.close()
     found = verify(tmp_path / "audit.jsonl", tmp_path / "checkpoints")
     assert (found.ok, found.entries) == (True, 8 * 150)
-    assert found.checkpoints in (1, 2)  # at 1,000 or a little later, and at the end
+    assert found.checkpoints >= 1  # at 1,000 or a little later, at the end, and every 10 s
 
 
 def points_of(directory: Path) -> list[int]:
@@ -320,6 +320,8 @@ SECRETS = ["hunter2secret", "sk-abcdefghijklmnopqrstuv", "ghp_" + "a" * 36, "AKI
     "value",
     [
         {"password": "hunter2secret"}, {"headers": {"Authorization": "hunter2secret"}}, {"X-Api-Key": "hunter2secret"},
+        {"path": "/db/token", "value": "hunter2secret"}, {"name": "Cookie", "value": "hunter2secret"},
+        'x {"Api-Key": "hunter2secret"}', r'{\"password\": \"hunter2secret\"}',
         ["curl", "--token", "hunter2secret"], ["x", "--api-key=hunter2secret"], "token=hunter2secret&x=1",
         ["-H", "Authorization: Bearer hunter2secret"], {"url": "https://user:hunter2secret@example.com/x"},
         {"env": ["DB_PASSWORD=hunter2secret"]},
