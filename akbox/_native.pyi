@@ -233,6 +233,11 @@ def scan_records(records: bytes) -> list[tuple[int, int, int]]:
     """(start, end, index) of each record that was not allowed: its bytes, and its place among the records (padding ones
     not counted). Raises ValueError for bytes that are no whole, consistent records."""
 
+def check_lines(data: bytes, at: int, seq: int, prev: bytes, run: bytes) -> tuple[int, bytes]:
+    """Checks whole lines of a log from byte `at` on: (the byte behind the last one that certainly is what the writer
+    would have written, the this_hashes). It stops early at a line that is bad, or too odd for it (native/check.h).
+    `seq` is the first line's number, `prev` the hash before it. Works without the GIL."""
+
 def merkle_extend(edge: bytes, size: int, hashes: bytes) -> bytes:
     """The right edge (32 bytes for each complete subtree, largest first) of an RFC 6962 tree of size leaves, after
     hashes were appended to it."""

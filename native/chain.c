@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "ring.h"
+#include "utf8.h"
 
 #define DENIED_AT "POLICY"              /* the stage at which the compiled matcher refuses (event_lines.py) */
 #define MAX_SAFE_INT 9007199254740991u  /* 2^53 - 1: larger numbers are strings in canonical JSON (RFC 8785) */
@@ -92,34 +93,6 @@ static void put_hex_number(struct out *o, uint64_t n, size_t width)
 
 /* ---- names as JSON strings --------------------------------------------------------------------------------------- */
 
-/* The length of the UTF-8 sequence (RFC 3629: shortest form, no surrogates) that s begins with; 0 when it is none. */
-static size_t utf8_length(const uint8_t *s, size_t left)
-{
-	uint8_t a = s[0], least = 0x80, most = 0xbf;
-	size_t n;
-	if (a < 0x80)
-		return 1;
-	if (a >= 0xc2 && a <= 0xdf) {
-		n = 2;
-	} else if (a >= 0xe0 && a <= 0xef) {
-		n = 3;
-		least = a == 0xe0 ? 0xa0 : 0x80;
-		most = a == 0xed ? 0x9f : 0xbf;
-	} else if (a >= 0xf0 && a <= 0xf4) {
-		n = 4;
-		least = a == 0xf0 ? 0x90 : 0x80;
-		most = a == 0xf4 ? 0x8f : 0xbf;
-	} else {
-		return 0;
-	}
-	if (n > left || s[1] < least || s[1] > most)
-		return 0;
-	for (size_t i = 2; i < n; i++)
-		if (s[i] < 0x80 || s[i] > 0xbf)
-			return 0;
-	return n;
-}
-
 static bool plain(uint8_t c)
 {
 	return c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
@@ -156,7 +129,7 @@ static bool put_name(struct out *o, const uint8_t *s, size_t len)
 			i = run;
 			continue;
 		}
-		size_t n = utf8_length(s + i, len - i);
+		size_t n = ak_utf8_length(s + i, len - i);
 		if (n == 0) {
 			PUT(o, "\\\\x");
 			put_hex(o, s + i, 1);

@@ -14,6 +14,6 @@ struct ak_names;
 int ak_py_names_init(PyObject *module);         /* py_names.c:   Names */
 struct ak_names *ak_py_names_get(PyObject *names);              /* py_names.c:   borrowed; NULL + TypeError */
 int ak_py_launch_init(PyObject *module);        /* py_launch.c:  launch, wait_stop, landlock and small system calls */
-int ak_py_chain_init(PyObject *module);         /* py_chain.c:   Chain, scan_records, merkle_extend, sha256 */
+int ak_py_chain_init(PyObject *module);         /* py_chain.c:   Chain, scan_records, check_lines, merkle_extend, sha256 */
 
 #endif

@@ -1,5 +1,6 @@
-/* The Python side of the audit chain's hot path: type Chain and the functions scan_records, merkle_extend and sha256 of
- * akbox._native. Argument checking, buffers and the GIL only; what happens is in chain.c, merkle.c and sha256.c. */
+/* The Python side of the audit chain's hot path: type Chain and the functions scan_records, check_lines, merkle_extend and
+ * sha256 of akbox._native. Argument checking, buffers and the GIL only; what happens is in chain.c, check.c, merkle.c and
+ * sha256.c. */
 #include "module.h"
 
 #include "crc32c.h"
@@ -8,12 +9,14 @@
 #include <string.h>
 
 #include "chain.h"
+#include "check.h"
 #include "merkle.h"
 #include "ring.h"
 
 #define REFUSED_AT_ONCE 64
 /* A line is 5 to 10 times as long as its record; where that is too little, the buffer is doubled. */
 #define LINES_PER_RECORD_BYTE 10
+#define LINE_BYTES_MIN 400      /* four hashes and two ids alone are 320 */
 
 struct chain_object {
 	PyObject_HEAD
@@ -237,6 +240,32 @@ static PyObject *scan_records(PyObject *module, PyObject *records)
 	return list;
 }
 
+static PyObject *check_lines(PyObject *module, PyObject *args)
+{
+	const char *data, *prev, *run;
+	Py_ssize_t len, at, prev_len, run_len;
+	unsigned long long seq;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "y#nKy#y#:check_lines", &data, &len, &at, &seq, &prev, &prev_len, &run, &run_len))
+		return NULL;
+	struct ak_check c = {.blocks = ak_sha256_best(), .seq = seq};
+	if (at < 0 || at > len || prev_len != sizeof c.prev || run_len != sizeof c.run)
+		return PyErr_Format(PyExc_ValueError, "a place in the data, a hash of 32 bytes and a run of 16");
+	memcpy(c.prev, prev, sizeof c.prev);
+	memcpy(c.run, run, sizeof c.run);
+	size_t cap = (size_t)(len - at) / LINE_BYTES_MIN + 1, done = (size_t)at, count;
+	uint8_t *hashes = malloc(cap * AK_SHA256_BYTES);
+	if (!hashes)
+		return PyErr_NoMemory();
+	Py_BEGIN_ALLOW_THREADS
+	count = ak_check_lines(&c, (const uint8_t *)data, (size_t)len, &done, hashes, cap);
+	Py_END_ALLOW_THREADS
+	PyObject *found = Py_BuildValue("(ny#)", (Py_ssize_t)done, (const char *)hashes,
+					(Py_ssize_t)(count * AK_SHA256_BYTES));
+	free(hashes);
+	return found;
+}
+
 static PyObject *merkle_extend(PyObject *module, PyObject *args)
 {
 	struct ak_merkle tree;
@@ -287,6 +316,7 @@ static PyObject *sha256(PyObject *module, PyObject *args, PyObject *kwargs)
 static PyMethodDef functions[] = {
 	{"crc32c", py_crc32c, METH_VARARGS, "crc32c(data, crc=0) -> the CRC-32C of data, continuing crc"},
 	{"scan_records", scan_records, METH_O, "scan_records(records) -> [(start, end, index) of what was refused]"},
+	{"check_lines", check_lines, METH_VARARGS, "check_lines(data, at, seq, prev, run) -> (at, this_hashes)"},
 	{"merkle_extend", merkle_extend, METH_VARARGS, "merkle_extend(edge, size, hashes) -> edge"},
 	{"sha256", (PyCFunction)(void (*)(void))sha256, METH_VARARGS | METH_KEYWORDS, "sha256(data, *, portable) -> digest"},
 	{NULL, NULL, 0, NULL},

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,36 +28,59 @@ Entry = dict[str, Any]  # one line of the log; what is in it is documented in do
 
 state_option = click.option("--state-dir", metavar="DIR", help="Instead of $XDG_STATE_HOME/akbox.")
 run_argument = click.argument("run", required=False, default="last", metavar="[RUN|FILE]")
+_FILTERS = (
+    click.option("--op", metavar="GLOB", help="Only these ops (fs.open, net.*)."),
+    click.option("--target", metavar="GLOB", help="Only these targets."),
+    click.option("--decision", type=click.Choice(["allow", "deny", "ask"]), help="Only these decisions."),
+    click.option("--agent", metavar="HEX", help="Only this agent (the first digits of its id)."),
+    click.option("--since", metavar="TIME", help="2026-01-31T12:00:00Z, or 90s, 5m, 2h, 1d ago."),
+    click.option("--until", metavar="TIME", help="As --since."),
+)
 
 
-@click.group(short_help="Verify, show and recover the logs of runs.")
+def filter_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Gives a command the options that choose entries; `wanted_by` makes the test of them."""
+    for option in reversed(_FILTERS):
+        command = option(command)
+    return command
+
+
+@click.group(short_help="Verify, show, prove and export the logs of runs.")
 def audit() -> None:
     """The logs of runs. RUN is `last`, or the first four or more digits of a run id; a FILE has a slash or a dot."""
 
 
 @audit.command()
 @run_argument
-@click.option("--checkpoint", metavar="FILE", help="Checkpoints to hold the log against (a run has its own).")
+@click.option("--checkpoint", "anchored", multiple=True, metavar="FILE", help="One that was kept elsewhere.")
 @click.option("--key", metavar="HEX", help="The public key that must have signed the checkpoints.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @state_option
-def verify(run: str, checkpoint: str | None, key: str | None, as_json: bool, state_dir: str | None) -> int:
-    """Check a log's chain from its first entry. Exit 0: it holds; 1: it does not, and where."""
+def verify(run: str, anchored: tuple[str, ...], key: str | None, as_json: bool, state_dir: str | None) -> int:
+    """Check a log's chain from its first entry, and against its checkpoints. Exit 0: it holds; 1: it does not, and
+    where.
+
+    A checkpoint that was kept elsewhere (`akbox run --anchor`) shows, beside every change, a tail that was cut off and
+    a log that was written anew with another key.
+    """
     from akbox.kernel.verify import verify as verify_log
 
-    log = _log_of(run, state_dir)
+    log = log_of(run, state_dir)
     own = log.with_name(CHECKPOINTS)
-    points = Path(checkpoint) if checkpoint else (own if log.name == LOG and own.is_file() else None)
+    points = own if log.name == LOG and own.is_file() else None
+    expected = key or (None if anchored else _own_key(run, state_dir))
     try:
-        found = verify_log(log, points, public_key=key)
+        found = verify_log(log, points, anchored=anchored, public_key=expected)
     except OSError as error:
         raise Failure(f"cannot read {error.filename or log}: {error.strerror}") from error
     if as_json:
         fields = {name: getattr(found, name) for name in found.__struct_fields__}
         emit_json({"log": str(log), "checkpoint_file": str(points) if points else None, **fields})
     elif found.ok:
-        signed = f", {found.checkpoints} checkpoints" if points else ""
+        signed = f", {found.checkpoints} checkpoints" if points or anchored else ""
         print(f"audit verify: {paint('ok', 'green', sys.stdout)} ({found.entries} entries{signed}, {log})")
+        if found.key and expected is None and not anchored:
+            note(f"signed with the key {found.key}; whose that is you must know from elsewhere: --key HEX")
     else:
         where = f" at entry {found.first_bad_seq}" if found.first_bad_seq is not None else ""
         print(f"audit verify: {paint('FAILED', 'red', sys.stdout)}{where}: {printable(found.reason or '')} ({log})")
@@ -67,33 +91,16 @@ def verify(run: str, checkpoint: str | None, key: str | None, as_json: bool, sta
 
 @audit.command()
 @run_argument
-@click.option("--op", metavar="GLOB", help="Only these ops (fs.open, net.*).")
-@click.option("--target", metavar="GLOB", help="Only these targets.")
-@click.option("--decision", type=click.Choice(["allow", "deny", "ask"]), help="Only these decisions.")
-@click.option("--agent", metavar="HEX", help="Only this agent (the first digits of its id).")
-@click.option("--since", metavar="TIME", help="2026-01-31T12:00:00Z, or 90s, 5m, 2h, 1d ago.")
-@click.option("--until", metavar="TIME", help="As --since.")
+@filter_options
 @click.option("-n", "--tail", type=click.IntRange(1), metavar="N", help="Only the last N of them.")
 @click.option("--follow", is_flag=True, help="Go on with what is written until the run ends.")
 @click.option("--json", "as_json", is_flag=True, help="The lines of the log as they are.")
 @state_option
-def show(
-    run: str,
-    op: str | None,
-    target: str | None,
-    decision: str | None,
-    agent: str | None,
-    since: str | None,
-    until: str | None,
-    tail: int | None,
-    follow: bool,
-    as_json: bool,
-    state_dir: str | None,
-) -> int:
+def show(run: str, tail: int | None, follow: bool, as_json: bool, state_dir: str | None, **filters: str | None) -> int:
     """Print the entries of a log. It is not verified: that is `akbox audit verify`."""
-    log = _log_of(run, state_dir)
-    wanted = _filter(op, target, decision, agent, _time(since), _time(until))
-    lines: Iterator[str] = (line for line, entry in _entries(log, follow) if wanted(entry))
+    log = log_of(run, state_dir)
+    wanted = wanted_by(filters)
+    lines: Iterator[str] = (line for line, entry in read_entries(log, follow) if wanted(entry))
     if tail is not None and not follow:
         import collections
 
@@ -119,14 +126,16 @@ def recover(run: str, as_json: bool, state_dir: str | None) -> int:
     from akbox.kernel.audit import AuditError
     from akbox.kernel.recover import recover as recover_log
     from akbox.kernel.signing import Signer, SigningKeyError
+    from akbox.linux.unfinished import unmark
 
-    folder = _log_of(run, state_dir).parent
+    folder = log_of(run, state_dir).parent
     try:
         done = recover_log(folder, rules=_rules(folder), signer=Signer.of_user(state_root(state_dir) / "keys"))
     except (AuditError, SigningKeyError) as error:
         raise Failure(f"cannot recover: {error}") from error
     except OSError as error:
         raise Failure(f"cannot recover {folder}: {error.strerror}") from error
+    unmark(state_root(state_dir), folder.name)
     if as_json:
         emit_json(
             {
@@ -154,8 +163,23 @@ def _rules(folder: Path) -> list[str]:
     return [str(rule) for rule in rules] if isinstance(rules, list) else []
 
 
-def _log_of(run: str, state_dir: str | None) -> Path:
-    if "/" in run or "." in run:
+def _own_key(run: str, state_dir: str | None) -> str | None:
+    """The public key that the user's own runs are signed with; None for a file, which may be anybody's."""
+    if _is_file(run):
+        return None
+    try:
+        return (state_root(state_dir) / "keys" / "audit-ed25519.pub").read_text("ascii")
+    except (OSError, ValueError):
+        return None
+
+
+def _is_file(run: str) -> bool:
+    return "/" in run or "." in run
+
+
+def log_of(run: str, state_dir: str | None) -> Path:
+    """The log that RUN names. Raises Failure."""
+    if _is_file(run):
         path = Path(run)
         return path / LOG if path.is_dir() else path
     try:
@@ -164,22 +188,32 @@ def _log_of(run: str, state_dir: str | None) -> Path:
         raise Failure(error.message, fix=error.hint) from error
 
 
-def _entries(log: Path, follow: bool) -> Iterator[tuple[str, Entry]]:
-    """Whole lines and what is in them. Following ends with the run's last entry."""
-    with open(log, encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        pending = ""
-        while True:
-            while chunk := file.readline():
-                pending += chunk
-                if pending.endswith("\n"):
-                    entry = _parse(pending, log)
-                    yield pending, entry
-                    pending = ""
-                    if follow and entry.get("target") == LAST_TARGET and entry.get("op") == LIFECYCLE:
-                        return
-            if not follow:
-                return
-            time.sleep(_FOLLOW_S)
+def read_entries(log: Path, follow: bool) -> Iterator[tuple[str, Entry]]:
+    """Whole lines of all files of a log, and what is in them. Following goes on to the run's last entry, over a
+    rotation."""
+    from akbox.kernel.logfiles import log_files
+
+    files = log_files(log)
+    while files:
+        with open(files.pop(0), encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            pending = ""
+            while True:
+                rotated = follow and not files and not os.path.samestat(os.fstat(file.fileno()), os.stat(log))
+                while chunk := file.readline():
+                    pending += chunk
+                    if pending.endswith("\n"):
+                        entry = _parse(pending, log)
+                        yield pending, entry
+                        pending = ""
+                        if follow and entry.get("target") == LAST_TARGET and entry.get("op") == LIFECYCLE:
+                            return
+                if rotated:  # what is read up to here is all that it ever holds
+                    here = os.fstat(file.fileno())
+                    names = log_files(log)
+                    files = names[1 + next(n for n, name in enumerate(names) if os.path.samestat(here, name.stat())) :]
+                if files or not follow:
+                    break
+                time.sleep(_FOLLOW_S)
 
 
 def _parse(line: str, log: Path) -> Entry:
@@ -192,15 +226,11 @@ def _parse(line: str, log: Path) -> Entry:
     return entry
 
 
-def _filter(
-    op: str | None,
-    target: str | None,
-    decision: str | None,
-    agent: str | None,
-    since: str | None,
-    until: str | None,
-) -> Callable[[Entry], bool]:
-    """One test for all that was asked. Times are compared as text: the log's are all in one form, in UTC."""
+def wanted_by(filters: Mapping[str, str | None]) -> Callable[[Entry], bool]:
+    """One test for all that was asked (`filter_options`). Times are compared as text: the log's are all in one form, in
+    UTC. Raises Failure."""
+    op, target, decision, agent = (filters[name] for name in ("op", "target", "decision", "agent"))
+    since, until = _time(filters["since"]), _time(filters["until"])
 
     def wanted(entry: Entry) -> bool:
         return (

@@ -14,7 +14,7 @@ from akbox.cli.output import EXIT_USAGE, did_you_mean
 COMMANDS = {
     "run": ("akbox.cli.group:run_command", "Run a command under a policy."),
     "policy": ("akbox.cli.policy:policy", "Check, explain, start and trust policies."),
-    "audit": ("akbox.cli.audit:audit", "Verify, show and recover the logs of runs."),
+    "audit": ("akbox.cli.audit_commands:audit", "Verify, show, prove and export the logs of runs."),
     "approve": ("akbox.cli.approve:approve", "Answer what waits for a person."),
     "cap": ("akbox.cli.cap:cap", "Mint, inspect, narrow and revoke capabilities."),
     "doctor": ("akbox.cli.doctor:doctor", "Try what this host can hold, and say what to do where it can't."),

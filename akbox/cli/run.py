@@ -32,6 +32,7 @@ class Options(Struct, frozen=True):
     allow_degraded: tuple[str, ...]
     state_dir: str | None
     name: str | None
+    anchor: tuple[str, ...]
     keep_fd: tuple[int, ...]
     json_file: str | None
     quiet: bool
@@ -52,6 +53,7 @@ FLAGS = (
     Flag("--no-gateway", "No model gateway, although the policy has upstreams.", switch=True),
     Flag("--record", "Not in this version.", "FILE", hidden=True),
     Flag("--audit", "What the log holds.", "full|writes", choices=("full", "writes")),
+    Flag("--anchor", "Where checkpoints go: file:PATH, https://… or exec:COMMAND.", "ANCHOR", many=True),
     Flag(
         "--interposer",
         "How calls are trapped.",
@@ -111,6 +113,7 @@ def execute(values: Values, command: tuple[str, ...]) -> int:
         allow_degraded=_texts(values["allow_degraded"]),
         state_dir=_text(values["state_dir"]),
         name=name,
+        anchor=_texts(values["anchor"]),
         keep_fd=tuple(int(fd) for fd in _texts(values["keep_fd"])),
         json_file=_text(values["json_file"]),
         quiet=bool(values["quiet"]),
@@ -213,6 +216,10 @@ def _start_and_report(
         write_json(json_fd, report_document(result, choice.origin, run_dir))
     if not options.quiet:
         print_report(result, choice, options.verbose)
+    if result.not_anchored:
+        from akbox.cli.output import note
+
+        note(f"the last checkpoint of the log is not anchored: {result.not_anchored}")
     return result.exit_code
 
 
@@ -231,6 +238,7 @@ def _attended(policy: Policy, options: Options, cwd: Path, resumed: Resumed | No
             name=options.name,
             keep_fds=options.keep_fd,
             gateway=options.gateway,
+            anchors=options.anchor,
         )
         with Session() as session:
             terminal = _terminal()

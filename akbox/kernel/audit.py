@@ -7,10 +7,7 @@ AuditError, after which nothing can be appended any more: the run must stop, the
 from __future__ import annotations
 
 import bisect
-import errno
-import fcntl
 import os
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,29 +17,25 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from akbox.kernel.batch import BatchRenderer, Part, admit, scan
-from akbox.kernel.checkpoint import Checkpoint, CheckpointWriter
+from akbox.kernel.checkpoint import Checkpoint
+from akbox.kernel.checkpointer import Checkpointer
 from akbox.kernel.entry import GENESIS, Draft, Entry, render, trace_id
 from akbox.kernel.events import Event
 from akbox.kernel.flood import FloodFilter
-from akbox.kernel.merkle import MerkleTree
+from akbox.kernel.logfiles import log_files, rotated_name
+from akbox.kernel.logwriter import AuditError, LogWriter, sync_directory
+from akbox.kernel.merkle import HASH_BYTES, MerkleTree
 from akbox.kernel.redact import Redactor
 
 if TYPE_CHECKING:
     from akbox.kernel.signing import Signer
 
+__all__ = ["AuditError", "AuditLog", "Durability", "Receipt"]
+
 Durability = Literal["group", "sync", "async"]
 RULES_NAME = "rules.json"
-CHECKPOINT_ENTRIES = 1000
-_INDEX_ENTRIES = 256
-CHECKPOINT_NS = 10_000_000_000
-
-
-class AuditError(Exception):
-    """The log can't be written (or opened): the run must stop. `errno` is the system's reason, or 0."""
-
-    def __init__(self, message: str, code: int = 0) -> None:
-        super().__init__(message)
-        self.errno = code
+ROTATE_BYTES = 1 << 28
+_INDEX_PLACES = 4096
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -61,11 +54,12 @@ class _Side(msgspec.Struct, frozen=True):
 
 
 class AuditLog:
-    """The one writer of a log file (an exclusive flock holds others off). Thread-safe.
+    """The one writer of a log (an exclusive flock holds others off). Thread-safe.
 
     `durability`: "group" - `wait_durable` shares one fdatasync among all who wait; "sync" - every append waits;
-    "async" - nobody does. `checkpoints` defaults to the file `checkpoints` beside the log. An existing log of the same
-    run is continued, after it has been verified. Raises AuditError.
+    "async" - nobody does. `checkpoints` defaults to the file `checkpoints` beside the log. A file of `rotate_bytes` is
+    put beside and the next one goes on from it. An existing log of the same run is continued, after it has been
+    verified. Raises AuditError.
     """
 
     def __init__(
@@ -78,7 +72,9 @@ class AuditLog:
         signer: Signer | None = None,
         rules: Sequence[object] = (),
         checkpoints: str | os.PathLike[str] | None = None,
+        rotate_bytes: int = ROTATE_BYTES,
         clock_ns: Callable[[], int] = time.time_ns,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         if len(run_id) != 16:
             raise ValueError("a run id has 16 bytes")
@@ -87,6 +83,7 @@ class AuditLog:
         self.redactor = Redactor(redact)
         self.durability: Durability = durability
         self._clock_ns = clock_ns
+        self._rotate_bytes = rotate_bytes
         self._renderer = BatchRenderer(run_id, rules)
         self._sides: dict[bytes, _Side] = {}  # agents with rules of their own; guarded by _lock
         self._lock = threading.RLock()
@@ -94,28 +91,29 @@ class AuditLog:
         self._seq = 0
         self._hash = GENESIS
         self._tree = MerkleTree()
-        self._size = 0
-        self._index: list[tuple[int, int]] = []  # (first seq of a write, its offset): a write holds whole entries
+        self._starts = [1]  # the first entry of each file, the present one last
+        self._index: list[tuple[int, int]] = []  # (first seq of a write, its offset in its file), not of every write
+        self._stride = 256
         self._failure: AuditError | None = None
-        self._checkpoint_seq = 0
-        self._checkpoint_ns = clock_ns()
-        self._closed = False
+        self._closing = self._closed = False
         # Group commit, guarded by _durable_changed:
         self._durable_changed = threading.Condition()
         self._durable_seq = 0
         self._syncing = False
+        self._names_synced = False
 
-        self._fd = _open_log(self.path)
+        self._file = LogWriter(self.path)
         try:
             self._resume()
             beside = self.path.with_name("checkpoints") if checkpoints is None else Path(checkpoints)
-            self._points = CheckpointWriter(beside, signer)
+            self._points = Checkpointer(beside, self, signer, clock_ns, monotonic_ns)
         except OSError as error:
-            os.close(self._fd)
+            self._file.close()
             raise AuditError(f"{self.path}: {error.strerror}", error.errno or 0) from error
         except BaseException:
-            os.close(self._fd)
+            self._file.close()
             raise
+        self._points.seq = self._seq
         self._flood = FloodFilter(self.path.with_name("pending"))
 
     # ---- writing ------------------------------------------------------------------------------------------------
@@ -222,40 +220,46 @@ class AuditLog:
         try:
             self._flood_of(agent).persist()
         except OSError as error:
-            raise self._fail("the pending counts can't be written", error) from error
+            raise self.fail("the pending counts can't be written", error) from error
 
     def _write(self, data: bytes, hashes: bytes) -> None:
         """One write of whole entries, whose this_hashes are `hashes`; moves the chain only when all of it is in the
         file."""
-        done = 0
         try:
-            while done < len(data):
-                count = os.write(self._fd, memoryview(data)[done:] if done else data)
-                if count <= 0:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                done += count
+            if self._file.size >= self._rotate_bytes:
+                self._file.rotate(self._seq + 1)
+                self._starts.append(self._seq + 1)
+            offset = self._file.size
+            self._file.write(data)
         except OSError as error:
-            raise self._fail("an entry can't be written", error) from error
-        if not self._index or self._seq - self._index[-1][0] >= _INDEX_ENTRIES:
-            self._index.append((self._seq + 1, self._size))
-        self._size += len(data)
+            raise self.fail("an entry can't be written", error) from error
+        self._note_place(self._seq + 1, offset)
         self._tree.extend(hashes)
-        self._seq += len(hashes) // 32
-        self._hash = hashes[-32:]
-        if self._seq - self._checkpoint_seq >= CHECKPOINT_ENTRIES or (
-            self._clock_ns() - self._checkpoint_ns >= CHECKPOINT_NS
-        ):
-            self._checkpoint()
+        self._seq += len(hashes) // HASH_BYTES
+        self._hash = hashes[-HASH_BYTES:]
+        self._points.written(self._seq)
 
-    def _fail(self, what: str, error: OSError) -> AuditError:
+    def _note_place(self, seq: int, offset: int) -> None:
+        """Bounded: when it is full, every other place is forgotten."""
+        if self._index and seq - self._index[-1][0] < self._stride and offset:
+            return
+        self._index.append((seq, offset))
+        if len(self._index) > _INDEX_PLACES:
+            del self._index[1::2]
+            self._stride *= 2
+
+    def fail(self, what: str, error: OSError) -> AuditError:
         """From here on nothing is appended. What was written in part is cut off, so that the log still verifies; where
-        even that fails, the next open finds the torn tail."""
+        even that fails, the next open finds the torn tail. Returns the error to raise."""
         failure = AuditError(f"{self.path}: {what}: {error.strerror}", error.errno or 0)
-        self._failure = failure
-        try:
-            os.ftruncate(self._fd, self._size)
-        except OSError as second:
-            failure.add_note(f"the torn tail could not be cut: {second.strerror}")
+        with self._lock:
+            if self._failure is not None:
+                return self._failure
+            self._failure = failure
+            try:
+                self._file.cut()
+            except OSError as second:
+                failure.add_note(f"the torn tail could not be cut: {second.strerror}")
         with self._durable_changed:
             self._durable_changed.notify_all()
         return failure
@@ -286,13 +290,18 @@ class AuditLog:
         reached = 0
         try:
             with self._lock:
-                reached = self._seq  # all of these have been given to write(2) by now
-            os.fdatasync(self._fd)
+                reached, fd = self._seq, self._file.dup()  # all of these were written by now, to this file or before it
+            try:
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
+            if not self._names_synced:
+                sync_directory(self.path.parent)
+                sync_directory(self.path.parent.parent)
+                self._names_synced = True
         except OSError as error:
-            reached = 0
-            with self._lock:  # after a failed fsync the kernel may have dropped the pages: never try again
-                self._failure = AuditError(f"{self.path}: sync failed: {error.strerror}", error.errno or 0)
-            raise self._failure from error
+            reached = 0  # after a failed fsync the kernel may have dropped the pages: never try again
+            raise self.fail("sync failed", error) from error
         finally:
             with self._durable_changed:
                 self._syncing = False
@@ -301,27 +310,19 @@ class AuditLog:
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
-    def checkpoint(self, *, sync: bool = True) -> Checkpoint:
-        """Signs the log as it is now, durable on return unless told otherwise."""
-        if sync:
-            self.wait_durable()
+    def checkpoint(self) -> Checkpoint:
+        """Signs the log as it is now; entries and checkpoint are durable on return (not with "async")."""
+        return self._points.now(sync=self.durability != "async")
+
+    def on_checkpoint(self, deliver: Callable[[Checkpoint], None]) -> None:
+        """`deliver` gets every checkpoint from now on, when its entries are on disk."""
+        self._points.deliver = deliver
+
+    def snapshot(self) -> tuple[int, bytes, bytes]:
+        """(number, this_hash of the last entry, Merkle root over all). Raises AuditError after a failure."""
         with self._lock:
             self._check()
-            point = self._checkpoint()
-        if sync and self.durability != "async":
-            self._points.sync()
-        return point
-
-    def _checkpoint(self) -> Checkpoint:
-        now = self._clock_ns()
-        try:
-            point = self._points.write(
-                run=self.run_id, seq=self._seq, this_hash=self._hash, root=self._tree.root(), now_ns=now
-            )
-        except OSError as error:
-            raise self._fail("a checkpoint can't be written", error) from error
-        self._checkpoint_seq, self._checkpoint_ns = self._seq, now
-        return point
+            return self._seq, self._hash, self._tree.root()
 
     # ---- reading back -------------------------------------------------------------------------------------------
 
@@ -331,83 +332,73 @@ class AuditLog:
             return self._seq, self._hash
 
     def entries(self, from_seq: int = 1, to_seq: int | None = None) -> Iterator[Entry]:
-        """Entries of this log in order, read from the file."""
+        """Entries of this log in order, read from its files."""
         with self._lock:
             last = self._seq if to_seq is None else min(to_seq, self._seq)
             first = max(from_seq, 1)
             if first > last:
                 return
-            place = bisect.bisect_right(self._index, (first, self._size)) - 1
-            start, end = self._index[place][1], self._size
+            place, offset = self._index[bisect.bisect_right(self._index, first, key=lambda p: p[0]) - 1]
+            number = bisect.bisect_right(self._starts, place) - 1
         decode = msgspec.json.Decoder(Entry).decode
-        with open(self.path, "rb") as file:
-            file.seek(start)
-            while file.tell() < end:
-                entry = decode(file.readline())
-                if entry.seq > last:
-                    return
-                if entry.seq >= first:
-                    yield entry
+        while True:
+            with self._lock:  # the present file has its name only as long as it is not rotated
+                present = number == len(self._starts) - 1
+                name = self.path if present else self.path.with_name(rotated_name(self._starts[number]))
+                file = open(name, "rb")  # noqa: SIM115
+            with file:
+                file.seek(offset)
+                while line := file.readline():
+                    entry = decode(line)
+                    if entry.seq >= first:
+                        yield entry
+                    if entry.seq >= last:
+                        return
+            number, offset = number + 1, 0
 
     def close(self, agent: bytes | None = None) -> None:
         """Writes what is merged, makes the last checkpoint, syncs and closes. Safe to call twice."""
+        self._points.stop()
         with self._lock:
-            if self._closed:
+            if self._closing:
                 return
-            try:
-                if self._failure is None:
-                    for side in list(self._sides):
-                        self.close_side(side)
-                    if agent is not None:
-                        self.tick(agent, everything=True)
-                    if self._seq > self._checkpoint_seq:
-                        self.checkpoint()
-                    else:
-                        self.wait_durable()
-            finally:
+            self._closing = True
+        try:
+            if self._failure is None:
+                for side in list(self._sides):
+                    self.close_side(side)
+                if agent is not None:
+                    self.tick(agent, everything=True)
+                if self._seq > self._points.seq:
+                    self.checkpoint()
+                else:
+                    self.wait_durable()
+        finally:
+            with self._lock:
                 self._closed = True
                 self._flood.close()
                 self._points.close()
-                os.close(self._fd)
+                self._file.close()
 
     def _resume(self) -> None:
         """Takes up an existing log where it ends; it must verify, and be of this run."""
-        if os.fstat(self._fd).st_size == 0:
+        files = log_files(self.path)
+        if self._file.size == 0 and len(files) == 1:
             return
         from akbox.kernel.verify import scan as scan_log
 
-        offset = 0
-        for entry in scan_log(self.path):
-            if entry.problem is not None:
-                raise AuditError(f"{self.path}: entry {entry.seq}: {entry.problem}; run `akbox audit recover`")
-            if entry.run != self.run_id:
+        file = files[0]
+        for part in scan_log(files):
+            if part.problem is not None:
+                raise AuditError(f"{self.path}: entry {part.seq}: {part.problem}; run `akbox audit recover`")
+            if part.run != self.run_id:
                 raise AuditError(f"{self.path} is the log of another run")
-            if entry.seq % _INDEX_ENTRIES == 1:
-                self._index.append((entry.seq, offset))
-            offset += entry.length
-            self._seq, self._hash = entry.seq, entry.this_hash
-            self._tree.append(entry.this_hash)
-        self._size = offset
-        self._durable_seq = 0
-
-
-def _open_log(path: Path) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        fd = os.open(path, flags, 0o600)
-    except OSError as error:
-        raise AuditError(f"{path}: {error.strerror}", error.errno or 0) from error
-    try:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode) or info.st_uid != os.geteuid() or info.st_nlink != 1:
-            raise AuditError(f"{path} is not a plain file of ours", errno.EPERM)
-        os.fchmod(fd, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(fd)
-        busy = error.errno == errno.EWOULDBLOCK
-        raise AuditError(f"{path}: {'a run is writing it' if busy else error.strerror}", error.errno or 0) from error
-    except AuditError:
-        os.close(fd)
-        raise
-    return fd
+            if part.file != file:
+                file = part.file
+                self._starts.append(part.seq)
+            self._note_place(part.seq, part.offset)
+            self._tree.extend(part.hashes)
+            self._seq, self._hash = part.last, part.hashes[-HASH_BYTES:]
+        if file != self.path:  # killed right after it was rotated: nothing is in it yet
+            self._starts.append(self._seq + 1)
+        self._file.first_seq = self._starts[-1]

@@ -120,7 +120,8 @@ class FloodFilter:
     def _expire(self, now_ns: int, out: list[Event]) -> None:
         while self._windows:
             key = next(iter(self._windows))
-            if now_ns - self._windows[key].start_ns < WINDOW_NS:
+            # A clock that was set back must not keep a count waiting until it has caught up.
+            if abs(now_ns - self._windows[key].start_ns) < WINDOW_NS:
                 return
             self._close(key, out)
 

@@ -25,6 +25,7 @@ from akbox.kernel.effect import AgentId, Decision, Denial, Effect, Reply
 from akbox.kernel.entry import Draft, trace_id
 from akbox.kernel.events import ALLOW, NEED_NAMES, Event, EventError, pack_event
 from akbox.kernel.ops import Op, op_name
+from akbox.kernel.redact import stored_policy
 from akbox.kernel.refusals import Refusals
 from akbox.store.base import Store, StoreError
 
@@ -221,7 +222,7 @@ class Kernel:
         """The run's first entry: what `info` says (command, …), the policy's hash and akbox's version."""
         from akbox import __version__
 
-        digest = sha256(self.policy.to_json()).hex()
+        digest = sha256(stored_policy(self.policy)).hex()
         self._lifecycle("start", {"akbox": __version__, "policy_hash": digest, **info}, {})
 
     def resume(self, info: Mapping[str, Any], *, wall_ms: int, cpu_ns: int) -> None:
@@ -244,7 +245,7 @@ class Kernel:
                     layer.end(held.rule)
         for item in self.store.objects(self.root, type=TYPE_TYPE, after=0, limit=MAX_TYPES):
             self.heap.register(item.value)
-        digest = sha256(self.policy.to_json()).hex()
+        digest = sha256(stored_policy(self.policy)).hex()
         earlier = {"earlier_wall_ms": wall_ms, "earlier_cpu_ns": cpu_ns}
         self._lifecycle("resume", {"policy_hash": digest, **earlier, **info}, {})
 

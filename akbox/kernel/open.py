@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from akbox.kernel.audit import AuditLog
 from akbox.kernel.kernel import Kernel
+from akbox.kernel.redact import stored_policy
 from akbox.kernel.signing import Signer
 from akbox.store.sqlite import SqliteStore
 
@@ -31,7 +32,7 @@ def open_kernel(
     signer = None if keys_dir is None else Signer.of_user(keys_dir)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(directory / "policy.json", flags, 0o600), "wb") as file:
-        file.write(policy.to_json())
+        file.write(stored_policy(policy))
     log = AuditLog(
         directory / "audit.jsonl",
         run_id,

@@ -8,7 +8,6 @@ was.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
 import time
@@ -26,6 +25,8 @@ from akbox.kernel.entry import Draft, Entry, timestamp
 from akbox.kernel.event_lines import event_draft
 from akbox.kernel.events import ALLOW, Event, EventError, parse_events
 from akbox.kernel.flood import flood_key, read_pending
+from akbox.kernel.logfiles import log_files
+from akbox.kernel.logwriter import open_locked
 from akbox.kernel.ops import Op, op_name
 from akbox.kernel.verify import scan
 
@@ -118,32 +119,33 @@ def read_ring(path: str | os.PathLike[str]) -> tuple[bytes | None, list[Event]]:
 def _missing(
     log: AuditLog, waiting: list[Event], pending: Sequence[Event], rules: Sequence[object]
 ) -> tuple[list[Event], list[Event]]:
-    """(ring events, pending counts) that no entry of the log stands for."""
-    single: Counter[tuple[object, ...]] = Counter()
+    """(ring events, pending counts) that no entry of the log stands for. Of the log only what could be one of these is
+    kept in memory."""
+    ring = [(_key(event_draft(event, NOBODY, rules)), timestamp(event.ts_ns), event) for event in waiting]
+    counts = [(_key(event_draft(event, NOBODY, rules)), timestamp(event.ts_ns), event) for event in pending]
+    wanted = {(key, ts) for key, ts, _ in (*ring, *counts)}
+    keys = {key for key, _ in wanted}
+    single: Counter[tuple[object, str]] = Counter()
     merged: dict[tuple[object, ...], set[tuple[str, str]]] = {}
-    for e in log.entries():
-        if "nr" in e.req:
-            key = _key(e)
-            if "last_ts" in e.req:
-                merged.setdefault(key, set()).add((e.ts, str(e.req["last_ts"])))
-            else:
-                single[(*key, e.ts)] += 1
+    for e in log.entries() if wanted else ():
+        if "nr" not in e.req or (key := _key(e)) not in keys:
+            continue
+        if "last_ts" in e.req:
+            merged.setdefault(key, set()).add((e.ts, str(e.req["last_ts"])))
+        elif (key, e.ts) in wanted:
+            single[key, e.ts] += 1
 
     late: list[Event] = []
-    for event in pending:
-        draft = event_draft(event, NOBODY, rules)
-        first = timestamp(event.ts_ns)
-        known = {start for start, _ in merged.get(_key(draft), ())}
-        if first in known or single[(*_key(draft), first)]:
+    for key, ts, event in counts:
+        if ts in {start for start, _ in merged.get(key, ())} or single[key, ts]:
             continue
         late.append(event)
     counted = {flood_key(e): (e.ts_ns, e.last_ts_ns) for e in pending}
 
     missing: list[Event] = []
-    for event in waiting:
-        key, ts = _key(event_draft(event, NOBODY, rules)), timestamp(event.ts_ns)
-        if single[(*key, ts)] > 0:
-            single[(*key, ts)] -= 1
+    for key, ts, event in ring:
+        if single[key, ts] > 0:
+            single[key, ts] -= 1
             continue
         if event.decision != ALLOW:
             if any(start <= ts <= end for start, end in merged.get(key, ())):
@@ -183,7 +185,8 @@ def _missing_calls(log: AuditLog, path: Path) -> list[Draft]:
         kept = store.journaled()
         if not kept:
             return []
-        known = {e.res.get("tx") for e in log.entries()}
+        numbers = {number for number, _ in kept}
+        known = {tx for e in log.entries() if (tx := e.res.get("tx")) in numbers}
         return [msgspec.json.decode(draft, type=Draft) for number, draft in kept if number not in known]
     except (StoreError, msgspec.MsgspecError) as error:
         raise AuditError(f"{path}: {error}") from error
@@ -208,35 +211,32 @@ class _Found(msgspec.Struct, frozen=True):
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
     """Holds the log's lock. Raises AuditError when a supervisor has it."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         yield
         return
+    fd = open_locked(path)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    except BlockingIOError as error:
-        raise AuditError(f"{path}: a run is writing it", error.errno or 0) from error
     finally:
         os.close(fd)
 
 
 def _survey(path: Path) -> _Found:
-    run, agent, torn = None, NOBODY, 0
+    run, torn, files = None, 0, log_files(path)
     try:
-        for line in scan(path):
-            if line.torn:
-                torn = line.length
-            elif line.problem is not None:
-                raise AuditError(f"{path}: entry {line.seq}: {line.problem}")
+        for part in scan(files):
+            if part.torn and part.file == files[-1]:
+                torn = part.length
+            elif part.problem is not None:
+                raise AuditError(f"{path}: entry {part.seq}: {part.problem}")
             else:
-                run = line.run
+                run = part.run
     except FileNotFoundError:
         return _Found()
-    if run is not None:
-        with open(path, "rb") as file:
-            agent = bytes.fromhex(msgspec.json.decode(file.readline(), type=Entry).agent)
+    if run is None:
+        return _Found(None, NOBODY, torn)
+    with open(files[0], "rb") as file:
+        agent = bytes.fromhex(msgspec.json.decode(file.readline(), type=Entry).agent)
     return _Found(run, agent, torn)
 
 

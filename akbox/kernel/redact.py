@@ -4,11 +4,17 @@ Works by the names of keys and options, by URL userinfo and by the shapes that w
 under the design (real keys never enter the sandbox), not a promise that any secret is recognised.
 """
 
+from __future__ import annotations
+
+import json
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from akbox.kernel.canonical import interoperable
+
+if TYPE_CHECKING:
+    from akbox.policy.compile import CompiledPolicy
 
 MASK = "[redacted]"
 
@@ -29,6 +35,11 @@ _ASSIGN = (
     r"(?i)(?<![\w-])(-{0,2}[\w.-]*(?:password|passwd|token|secret|api[_-]?key|access[_-]?key))(=|:\s*)([^\s&\"',;]+)"
 )
 _OPTION = r"(?i)(?<!\S)(--?[\w-]*(?:password|passwd|token|secret|api-?key|access-?key))(\s+)([^\s\"']+)"
+# "password": "…", as JSON and most languages write it, the quotes escaped or not.
+_QUOTED = (
+    r"(?i)(\\?[\"'])([\w .-]*(?:password|passwd|passphrase|token|secret|api[_-]?key|access[_-]?key|private[_-]?key"
+    r"|cookie|authorization|credentials?))\1(\s*[:=]\s*)(\\?[\"'])(?:(?!\4).)+\4"
+)
 _BEARER = r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}"
 _SHAPES = (
     r"\b(?:sk-[\w-]{16,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|xox[abposr]-[\w-]{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}"
@@ -59,8 +70,11 @@ class Redactor:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):
+            named = self._names_secret(value)
             return {
-                self.text(k): MASK if self.is_secret(k) and v not in (None, "") else self._walk(v)
+                self.text(k): MASK
+                if (self.is_secret(k) or (named and k == "value")) and v not in (None, "")
+                else self._walk(v)
                 for k, v in value.items()
             }
         if isinstance(value, list):
@@ -75,6 +89,7 @@ class Redactor:
             return text
         text = re.sub(_USERINFO, MASK, text)
         text = re.sub(_SHAPES, MASK, text)
+        text = re.sub(_QUOTED, rf"\1\2\1\3\4{MASK}\4", text)
         text = re.sub(_HEADER, rf"\1\2{MASK}", text)
         text = re.sub(_ASSIGN, rf"\1\2{MASK}", text)
         text = re.sub(_OPTION, rf"\1\2{MASK}", text)
@@ -84,6 +99,13 @@ class Redactor:
         folded = _fold(key)
         return folded in self._names or folded.endswith(_SUFFIXES)
 
+    def _names_secret(self, value: dict[str, Any]) -> bool:
+        """Is it {"path": "/token", "value": …} (RFC 6902), or {"name": "Authorization", "value": …}?"""
+        if "value" not in value:
+            return False
+        names = (value.get(key) for key in ("path", "name", "key", "header"))
+        return any(isinstance(name, str) and self.is_secret(name.rpartition("/")[2]) for name in names)
+
     def _argv(self, items: list[Any]) -> list[Any]:
         """A list may be an argv: what follows `--token` (as its own item) is masked."""
         out: list[Any] = []
@@ -92,6 +114,18 @@ class Redactor:
             out.append(MASK if hide and isinstance(item, str) else self._walk(item))
             hide = isinstance(item, str) and item.startswith("-") and "=" not in item and self.is_secret(item)
         return out
+
+
+def stored_policy(policy: CompiledPolicy) -> bytes:
+    """The policy as `policy.json` has it, and as the log's first entry has its hash: canonical JSON, in which variables
+    that `env.set` gives a secret have the mask for a value."""
+    given = dict(policy.env.set)
+    masked = Redactor(policy.audit.redact).value(given)
+    if masked == given:
+        return policy.to_json()
+    plain = json.loads(policy.to_json())
+    plain["env"]["set"] = masked
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def _fold(key: str) -> str:

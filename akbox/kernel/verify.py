@@ -1,10 +1,15 @@
 """Does a log hold together? Names the first entry that does not, and why. `scripts/verify-log` is a second, independent
-implementation of the same rules; the tests run both on the same damaged logs."""
+implementation of the same rules; the tests run both on the same damaged logs.
+
+Most lines are checked in C (native/check.h), a megabyte at a time; what C does not vouch for is looked at here.
+"""
 
 from __future__ import annotations
 
+import heapq
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -12,26 +17,38 @@ import msgspec
 from akbox.kernel.canonical import CanonicalError
 from akbox.kernel.checkpoint import Checkpoint, read_checkpoints
 from akbox.kernel.entry import DECISIONS, GENESIS, HASHED_WITH_REQ, Draft, Entry, render
-from akbox.kernel.merkle import MerkleTree
+from akbox.kernel.logfiles import log_files
+from akbox.kernel.merkle import HASH_BYTES, MerkleTree
 from akbox.kernel.strictjson import StrictJSONError, parse
 
 MAX_LINE_BYTES = 16 << 20
+_READ_BYTES = 1 << 20
 
 
-class Scanned(msgspec.Struct, frozen=True):
-    """One line as it was checked. `problem` is None for a good one; after a bad one the scan ends."""
+class Checked(msgspec.Struct, frozen=True):
+    """Good entries that lie one behind the other in a file: the number of the first, their this_hashes, where they
+    begin and how long they are. With `problem` set it is the first bad line instead (`hashes` is empty), and the last
+    that is told."""
 
     seq: int
+    run: bytes
+    hashes: bytes
+    file: Path
+    offset: int
     length: int
-    run: bytes = b""
-    this_hash: bytes = b""
     problem: str | None = None
     torn: bool = False
+
+    @property
+    def last(self) -> int:
+        return self.seq + len(self.hashes) // HASH_BYTES - 1
 
 
 class Verification(msgspec.Struct, frozen=True):
     """`ok`, the number of good entries from the start, and for a bad log the first bad seq and why. `torn_tail` is the
-    number of bytes of a last line that was never finished (what a crash leaves; it makes the log not ok)."""
+    number of bytes of a last line that was never finished (what a crash leaves; it makes the log not ok). `key` is the
+    public key that signed all of the `checkpoints` (None: they are not signed, or there are none), `head` the last good
+    entry's hash."""
 
     ok: bool
     entries: int
@@ -39,29 +56,50 @@ class Verification(msgspec.Struct, frozen=True):
     reason: str | None = None
     torn_tail: int = 0
     checkpoints: int = 0
+    key: str | None = None
+    head: str = GENESIS.hex()
+    run: str | None = None
 
 
-def scan(path: str | os.PathLike[str]) -> Iterator[Scanned]:
-    """Checks the lines of a log one by one, in a bounded amount of memory; ends after the first bad one."""
-    prev, run = GENESIS, b""
-    with open(path, "rb") as file:
-        seq = 0
-        while line := file.readline(MAX_LINE_BYTES):
-            seq += 1
-            if not line.endswith(b"\n"):
-                yield Scanned(seq, len(line), problem="the last line is torn", torn=True)
-                return
-            try:
-                entry = _parse(line)
-                if run and entry.run != run.hex():
-                    raise _Bad("belongs to another run")
-                run = _identity(entry.run)
-                this = _check(line, entry, seq, run, prev)
-            except (_Bad, CanonicalError) as error:
-                yield Scanned(seq, len(line), run, problem=str(error))
-                return
-            yield Scanned(seq, len(line), run, this)
-            prev = this
+def scan(files: Sequence[Path]) -> Iterator[Checked]:
+    """Checks the lines of a log, whose `files` are given in order, in a bounded amount of memory; ends after the first
+    bad one. Raises OSError."""
+    from akbox._native import check_lines
+
+    seq, prev, run = 1, GENESIS, b""
+    for path in files:
+        offset = 0
+        with open(path, "rb") as file:
+            data, at = file.read(_READ_BYTES), 0
+            while True:
+                if run:
+                    end, hashes = check_lines(data, at, seq, prev, run)
+                    if hashes:
+                        yield Checked(seq, run, hashes, path, offset, end - at)
+                        seq, prev = seq + len(hashes) // HASH_BYTES, hashes[-HASH_BYTES:]
+                        offset, at = offset + end - at, end
+                line_end = data.find(b"\n", at) + 1
+                if not line_end:
+                    more = file.read(_READ_BYTES)
+                    if more and len(data) - at < MAX_LINE_BYTES:
+                        data, at = data[at:] + more, 0
+                        continue
+                    if more:
+                        yield Checked(seq, run, b"", path, offset, len(data) - at, "not an entry: the line is too long")
+                        return
+                    line = data[at:]
+                else:
+                    line = data[at:line_end]
+                if not line:
+                    break
+                problem, this = "the last line is torn", b""
+                if line_end:
+                    problem, this, run = _look_at(line, seq, prev, run)
+                if not this:
+                    yield Checked(seq, run, b"", path, offset, len(line), problem, not line_end)
+                    return
+                yield Checked(seq, run, this, path, offset, len(line))
+                seq, prev, offset, at = seq + 1, this, offset + len(line), line_end
 
 
 def _identity(text: str) -> bytes:
@@ -79,39 +117,136 @@ def verify(
     path: str | os.PathLike[str],
     checkpoints: str | os.PathLike[str] | None = None,
     *,
+    anchored: Iterable[str | os.PathLike[str]] = (),
     public_key: str | None = None,
 ) -> Verification:
-    """Verifies the chain of `path` from genesis and, where given, against a checkpoints file: that every checkpoint's
-    hash and Merkle root are the log's at its seq (a log that ends before is cut), and its signature, by the key
-    `public_key` (hex) or, without one, by the key in the checkpoint. Raises OSError when a file can't be read."""
+    """Verifies the chain of a log from genesis, and against checkpoints: its own file `checkpoints`, and those of files
+    `anchored` that were kept elsewhere. Each one's hash and Merkle root must be the log's at its seq (a log that ends
+    before is cut), and all must be signed by one key: `public_key` (hex), else the anchored ones', else their own.
+    Raises OSError when a file can't be read."""
+    key = public_key.strip().lower() if public_key is not None else None
     try:
-        points = list(read_checkpoints(Path(checkpoints).read_bytes())) if checkpoints is not None else []
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return Verification(False, 0, None, f"the checkpoints file is damaged: {error}")
-    by_seq: dict[int, list[Checkpoint]] = {}
-    for point in points:
-        if problem := _signature_problem(point, public_key):
-            return Verification(False, 0, point.seq, problem)
-        by_seq.setdefault(point.seq, []).append(point)
-    tree, good = MerkleTree(), 0
-    for line in scan(path):
-        if line.problem is not None:
-            return Verification(False, good, line.seq, line.problem, line.length if line.torn else 0)
-        good = line.seq
-        tree.append(line.this_hash)
-        for point in by_seq.pop(good, ()):
-            if point.run != line.run.hex():
-                return Verification(False, good - 1, good, "a checkpoint is of another run")
-            if point.hash != line.this_hash.hex() or point.merkle_root != tree.root().hex():
-                return Verification(False, good - 1, good, "differs from its checkpoint (the log was rewritten)")
-    by_seq.pop(0, None)  # a checkpoint of an empty log says nothing
-    if by_seq:
-        return Verification(False, good, good + 1, f"cut tail: a checkpoint names entry {max(by_seq)}")
-    return Verification(True, good, checkpoints=len(points))
+        kept = sorted((p for file in anchored for p in _points(Path(file))), key=_seq)
+    except ValueError as error:
+        return Verification(False, 0, None, f"an anchored checkpoint is damaged: {error}")
+    if key is None and kept:
+        key = kept[0].key
+    with ExitStack() as stack:
+        own: Iterator[Checkpoint] = iter(())
+        if checkpoints is not None:
+            own = read_checkpoints(stack.enter_context(open(checkpoints, "rb")))
+        return _verify(scan(log_files(path)), _Points(own, kept, key))
+
+
+def _points(path: Path) -> list[Checkpoint]:
+    with open(path, "rb") as file:
+        return list(read_checkpoints(file, whole=True))
+
+
+def _seq(point: Checkpoint) -> int:
+    return point.seq
+
+
+class _Points:
+    """Checkpoints in the order of their entries, checked for themselves as they are taken."""
+
+    def __init__(self, own: Iterator[Checkpoint], kept: Sequence[Checkpoint], key: str | None) -> None:
+        self.key = key
+        self.count = 0
+        self._fixed = key is not None  # False: the first checkpoint says whether they are signed, and by whom
+        self._all = heapq.merge(self._in_order(own), kept, key=_seq)
+        self.next: Checkpoint | None = None
+
+    def _in_order(self, own: Iterator[Checkpoint]) -> Iterator[Checkpoint]:
+        last = 0
+        for point in own:
+            if point.seq < last:
+                raise _Bad("the checkpoints are not in order", point.seq)
+            last = point.seq
+            yield point
+
+    def advance(self) -> None:
+        """Raises _Bad for a checkpoint that is none or not rightly signed."""
+        try:
+            self.next = next(self._all, None)
+        except ValueError as error:
+            after = self.next.seq + 1 if self.next is not None else None
+            raise _Bad(f"the checkpoints file is damaged: {error}", after) from None
+        if self.next is not None:
+            self.count += 1
+            if problem := self._problem(self.next):
+                raise _Bad(problem, self.next.seq)
+
+    def _problem(self, point: Checkpoint) -> str | None:
+        if not self._fixed:
+            self.key, self._fixed = point.key, True
+        if point.key != self.key:
+            return "a checkpoint is not signed" if point.key is None else "a checkpoint is signed by another key"
+        if point.key is None:
+            return None
+        if point.signature is None:
+            return "a checkpoint is not signed"
+        from akbox.kernel.signing import verify_signature
+
+        good = verify_signature(point.key, bytes.fromhex(point.signature), point.text().encode())
+        return None if good else "a checkpoint has a bad signature"
+
+
+def _verify(log: Iterator[Checked], points: _Points) -> Verification:
+    tree, good, head, run = MerkleTree(), 0, GENESIS, b""
+
+    def bad(seq: int | None, reason: str, torn: int = 0) -> Verification:
+        before = good if seq is None else min(good, seq - 1)
+        return Verification(False, before, seq, reason, torn, points.count, points.key, head.hex(), run.hex() or None)
+
+    try:
+        points.advance()
+        while points.next is not None and points.next.seq == 0:  # of an empty log: says nothing
+            points.advance()
+        for part in log:
+            if part.problem is not None:
+                return bad(part.seq, part.problem, part.length if part.torn else 0)
+            run, at = part.run, 0
+            while points.next is not None and points.next.seq <= part.last:
+                point, end = points.next, (points.next.seq - part.seq + 1) * HASH_BYTES
+                if end > at:
+                    tree.extend(part.hashes[at:end])
+                    at, good, head = end, point.seq, part.hashes[end - HASH_BYTES : end]
+                if point.run != run.hex():
+                    return bad(point.seq, "a checkpoint is of another run")
+                if point.hash != head.hex() or point.merkle_root != tree.root().hex():
+                    return bad(point.seq, "differs from its checkpoint (the log was rewritten)")
+                points.advance()
+            if at < len(part.hashes):
+                tree.extend(part.hashes[at:])
+                good, head = part.last, part.hashes[-HASH_BYTES:]
+        if points.next is not None:
+            last = points.next.seq
+            while points.next is not None:
+                last = points.next.seq
+                points.advance()
+            return bad(good + 1, f"cut tail: a checkpoint names entry {last}")
+    except _Bad as problem:
+        return bad(problem.seq, str(problem))
+    return Verification(True, good, None, None, 0, points.count, points.key, head.hex(), run.hex() or None)
 
 
 class _Bad(Exception):
-    pass
+    def __init__(self, reason: str, seq: int | None = None) -> None:
+        super().__init__(reason)
+        self.seq = seq
+
+
+def _look_at(line: bytes, seq: int, prev: bytes, run: bytes) -> tuple[str, bytes, bytes]:
+    """(what is wrong with a whole line, its this_hash or b"", the run)."""
+    try:
+        entry = _parse(line)
+        if run and entry.run != run.hex():
+            raise _Bad("belongs to another run")
+        found = _identity(entry.run)
+        return "", _check(line, entry, seq, found, prev), found
+    except (_Bad, CanonicalError) as error:
+        return str(error), b"", run
 
 
 def _parse(line: bytes) -> Entry:
@@ -155,19 +290,3 @@ def _parse_timestamp(text: str) -> int:
     if len(text) != 30 or text[19] != "." or text[29] != "Z" or not text[20:29].isascii() or not text[20:29].isdigit():
         raise ValueError(text)
     return calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")) * 1_000_000_000 + int(text[20:29])
-
-
-def _signature_problem(point: Checkpoint, public_key: str | None) -> str | None:
-    if point.sig is None and point.key is None and public_key is None:
-        return None
-    if point.sig is None or point.key is None:
-        return "a checkpoint is not signed"
-    if public_key is not None and point.key != public_key.strip():
-        return "a checkpoint is signed by another key"
-    from akbox.kernel.signing import verify_signature
-
-    try:
-        signature = bytes.fromhex(point.sig)
-    except ValueError:
-        signature = b""
-    return None if verify_signature(point.key, signature, point.signed_bytes()) else "a checkpoint has a bad signature"

@@ -26,8 +26,8 @@ from akbox.linux.errors import EXIT_CANNOT, CannotRun
 from akbox.linux.hostcheck import Host, check_host
 from akbox.linux.kernel_opens import listings_hold, reads_hold
 from akbox.linux.program import Program, program
-from akbox.linux.runtime import runtime_needs
-from akbox.policy.compile import CompiledPolicy, Context
+from akbox.linux.runtime import Needs, runtime_needs
+from akbox.policy.compile import CompiledPolicy, Context, compile_policy
 from akbox.policy.inuse import policy_names
 from akbox.policy.landlock import LandlockPlan
 from akbox.policy.linked import with_links
@@ -80,26 +80,53 @@ class Request(Struct, frozen=True):
     gateway: str = ""
 
 
+def compile_for(
+    policy: Policy, argv: Sequence[str], cwd: str, env: Mapping[str, str], tmpdir: Path, state_dir: Path
+) -> CompiledPolicy:
+    """The policy as a run of `argv` would have it. Raises PolicyError, CannotRun."""
+    needs = _needs(policy, argv, cwd, env)
+    files = secret_files(stated_secrets(policy))
+    return compile_policy(policy, with_links(policy, _context(policy, needs, cwd, tmpdir, state_dir, "", files)))
+
+
+def _needs(policy: Policy, argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> Needs:
+    parts = compose(policy)
+    mode = next((part.runtime for _, part in parts if part.runtime), "auto")  # before the policy can be compiled
+    return runtime_needs(argv, cwd, env, mode, names=states_names(parts))
+
+
+def _context(
+    policy: Policy,
+    needs: Needs,
+    cwd: str,
+    tmpdir: Path,
+    state_dir: Path,
+    gateway: str,
+    secret_files: tuple[str, ...],
+) -> Context:
+    return Context(
+        workdir=cwd,
+        home=os.path.expanduser("~"),
+        tmp=str(tmpdir),
+        prefix=needs.prefix,
+        state_dirs=(str(state_dir), *_control_dirs()),
+        policy_files=policy_names(policy),
+        channel=str(tmpdir / CHANNEL),
+        secret_files=secret_files,
+        gateway=gateway,
+        runtime_grants=(*needs.grants, sdk_grant()),
+    )
+
+
 def make_plan(request: Request) -> LaunchPlan:
     """Raises CannotRun: 125 for a host or policy that does not fit, 126/127 for the command."""
     if request.interposer not in INTERPOSERS:
         raise CannotRun(f"unknown interposer {request.interposer!r}", "use auto, ptrace or notify")
     host = check_host(request.interposer, request.allow_degraded, request.state_dir)
-    parts = compose(request.policy)
-    mode = next((part.runtime for _, part in parts if part.runtime), "auto")  # before the policy can be compiled
-    needs = runtime_needs(request.argv, request.cwd, request.env, mode, names=states_names(parts))
+    needs = _needs(request.policy, request.argv, request.cwd, request.env)
     secrets = stated_secrets(request.policy)
-    context = Context(
-        workdir=request.cwd,
-        home=os.path.expanduser("~"),
-        tmp=str(request.tmpdir),
-        prefix=needs.prefix,
-        state_dirs=(str(request.state_dir), *_control_dirs()),
-        policy_files=policy_names(request.policy),
-        channel=str(request.tmpdir / CHANNEL),
-        secret_files=secret_files(secrets),
-        gateway=request.gateway,
-        runtime_grants=(*needs.grants, sdk_grant()),
+    context = _context(
+        request.policy, needs, request.cwd, request.tmpdir, request.state_dir, request.gateway, secret_files(secrets)
     )
     compiled = compile_once(request.policy, with_links(request.policy, context), request.state_dir)
     policy, landlock = compiled.policy, compiled.landlock

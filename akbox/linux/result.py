@@ -14,6 +14,7 @@ class RunResult(Struct, frozen=True):
 
     reason: "exited", "signalled", "budget NAME", "limit NAME" (memory: exit_code 137; file_size: 153), or what failed
     (exit_code 125). usage: wall_time_ms, cpu_ns; memory_peak_bytes and bytes where they are limited.
+    not_anchored: why an anchor does not have the log's last checkpoint, None when all have.
     stdout and stderr: what the agent wrote, when Sandbox.run() captured it. denials: each distinct refusal once.
     """
 
@@ -25,6 +26,7 @@ class RunResult(Struct, frozen=True):
     run_id: str
     stdout: bytes = b""
     stderr: bytes = b""
+    not_anchored: str | None = None
 
     def __repr__(self) -> str:
         """Without the output, which may be 64 MiB."""

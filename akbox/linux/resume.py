@@ -7,6 +7,7 @@ were in memory only) and requests that waited for a person.
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import msgspec
 
 from akbox.kernel.audit import AuditError
 from akbox.kernel.entry import Entry
+from akbox.kernel.logfiles import log_files
 from akbox.kernel.recover import recover
+from akbox.kernel.redact import MASK
 from akbox.kernel.signing import Signer
 from akbox.linux.errors import CannotRun
 from akbox.policy.load import load
@@ -41,7 +44,7 @@ def take_up(run_dir: Path, keys_dir: Path) -> Resumed:
     verify, or when nothing was logged; PolicyError, SigningKeyError."""
     try:
         recover(run_dir, signer=Signer.of_user(keys_dir))
-        policy = load(run_dir / "policy.json")
+        policy = _unmasked(load(run_dir / "policy.json"))
         entries = _lifecycle(run_dir / "audit.jsonl")
     except AuditError as error:
         raise CannotRun(f"run {run_dir.name[:8]} cannot be taken up: {error}", "is it still running?") from error
@@ -63,21 +66,35 @@ def take_up(run_dir: Path, keys_dir: Path) -> Resumed:
     )  # fmt: skip
 
 
+def _unmasked(policy: Policy) -> Policy:
+    """Secrets that the policy sets in the environment are in no file of the run: they come from the caller's. Raises
+    CannotRun."""
+    given = dict(policy.env.set)
+    for name, value in given.items():
+        if MASK in value:
+            if name not in os.environ:
+                message = f"the run's policy sets {name}, and secrets are not kept with a run"
+                raise CannotRun(message, f"give {name} its value in the environment and try again")
+            given[name] = os.environ[name]
+    return msgspec.structs.replace(policy, env=msgspec.structs.replace(policy.env, set=given))
+
+
 def _lifecycle(path: Path) -> list[Entry]:
     """The first and last entries of each time that the run ran, in order."""
     decode = msgspec.json.Decoder(Entry).decode
     found: list[Entry] = []
     last: Entry | None = None
-    with open(path, "rb") as file:
-        for line in file:
-            entry = decode(line)
-            if entry.target in ("run:start", "run:resume") and entry.name == "lifecycle":
-                if last is not None and last is not (found[-1] if found else None):
-                    found.append(last)
-                found.append(entry)
-            elif entry.target == "run:finish" and entry.name == "lifecycle":
-                found.append(entry)
-            last = entry
+    for name in log_files(path):
+        with open(name, "rb") as file:
+            for line in file:
+                entry = decode(line)
+                if entry.target in ("run:start", "run:resume") and entry.name == "lifecycle":
+                    if last is not None and last is not (found[-1] if found else None):
+                        found.append(last)
+                    found.append(entry)
+                elif entry.target == "run:finish" and entry.name == "lifecycle":
+                    found.append(entry)
+                last = entry
     if last is not None and (not found or last is not found[-1]):
         found.append(last)
     return found

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from akbox import _native
 from akbox.kernel.audit import AuditError
 from akbox.kernel.kernel import Kernel
@@ -33,12 +35,14 @@ from akbox.linux.plan import LaunchPlan
 from akbox.linux.result import RunResult
 from akbox.linux.summary import result_document, write_summary
 from akbox.linux.tracer import TraceLoop
+from akbox.linux.unfinished import unmark
 from akbox.linux.upcalls import Upcalls
 from akbox.linux.watchdog import GRACE_S, Watchdog
 from akbox.store.base import StoreError
 
 if TYPE_CHECKING:
     from akbox.kernel.agents import Agent
+    from akbox.kernel.anchor import Anchors
     from akbox.kernel.approvals import Request
     from akbox.linux.children import Children, Member
     from akbox.linux.gateway import ModelGateway
@@ -77,6 +81,8 @@ class Run:
         self.agent = kernel.agent(kernel.root) if member is None else member.agent
         self._above = None if member is None else member.parent  # of a child agent: the run of the one that started it
         self.children = children
+        self.anchors: Anchors | None = None  # set before start(), as children is
+        self._not_anchored: str | None = None
         self.pid = 0
         self._stdio = stdio
         self._tty_fd = tty_fd
@@ -413,6 +419,7 @@ class Run:
         result = self._make_result()
         if not self._end_log({"exit_code": result.exit_code, "reason": result.reason, "usage": result.usage}):
             result = self._make_result()
+        result = msgspec.structs.replace(result, not_anchored=self._not_anchored)
         write_summary(self.run_dir, self.kernel, result_document(result))
         self._started.put(None)  # killed before its first instruction, if nobody has heard of its start yet
         self._result.put(result)
@@ -458,6 +465,9 @@ class Run:
         except (AuditError, OSError) as error:
             self._failure = self._failure or f"the audit log cannot be written: {error}"
             return False
+        unmark(self.run_dir.parent.parent, self.run_dir.name)
+        if self.anchors is not None:
+            self._not_anchored = self.anchors.close()
         return True
 
     def _make_result(self) -> RunResult:

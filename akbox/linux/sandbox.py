@@ -26,6 +26,7 @@ from akbox.linux.plan import LaunchPlan, Request, make_plan, with_environment
 from akbox.linux.result import RunResult
 from akbox.linux.run import Run
 from akbox.linux.shipped import recall_shipped, remember_shipped
+from akbox.linux.unfinished import mark, recover_unfinished
 from akbox.policy.load import load
 from akbox.policy.model import Policy
 from akbox.policy.presets import load_preset
@@ -33,6 +34,7 @@ from akbox.policy.rules import compose
 from akbox.rundir import StateError, new_run_dir, state_root
 
 if TYPE_CHECKING:
+    from akbox.kernel.anchor import Anchors
     from akbox.kernel.approvals import Request as ApprovalRequest
     from akbox.linux.children import Children
     from akbox.linux.gateway import ModelGateway
@@ -48,8 +50,8 @@ class Sandbox:
     policy: a Policy, a file's path, or a preset's name (default: "default"). cwd: the runs' working directory. audit:
     "full" or "writes" instead of the policy's level. allow_degraded: layers that may be missing, by `akbox doctor`'s
     names. env: the environment that the policy's `env` section filters (default: this process's). gateway: whether a
-    policy with `infer.upstreams` gets its model gateway. As a context manager
-    it kills what still runs at the end. The process becomes non-dumpable with its first run (prctl(2),
+    policy with `infer.upstreams` gets its model gateway. anchors: as `akbox run --anchor`, where checkpoints go. As a
+    context manager it kills what still runs at the end. The process becomes non-dumpable with its first run (prctl(2),
     PR_SET_DUMPABLE): the agent has its uid and must not read it. Raises PolicyError, StateError.
     """
 
@@ -66,6 +68,7 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
         keep_fds: Sequence[int] = (),
         gateway: bool = True,
+        anchors: Sequence[str] = (),
     ) -> None:
         self._state = state_root(state_dir)
         recall_shipped(self._state)
@@ -78,6 +81,7 @@ class Sandbox:
         self._env = env
         self._keep_fds = tuple(keep_fds)
         self._gateway = gateway
+        self._anchors = tuple(anchors)
         self._lock = threading.Lock()
         self._live: list[Run] = []  # guarded by _lock
 
@@ -141,6 +145,7 @@ class Sandbox:
                 on_request=on_request,
                 gateway=gateway,
             )
+            run.anchors = self._start_anchors(kernel)
             if plan.policy.grants("spawn.allow") or any(r.ask and r.section == "spawn" for r in plan.policy.rules):
                 run.children = _children(run, request, terminal.stdio if terminal is not None else stdio)
             undo.pop_all()  # from here on the run closes and removes them: their names may soon be another run's
@@ -205,8 +210,10 @@ class Sandbox:
             run_dir = new_run_dir(run_id.hex(), self._state)
         except StateError as error:
             raise CannotRun(error.message, error.hint) from error
+        recover_unfinished(self._state)
         with contextlib.ExitStack() as undo:
             try:
+                mark(self._state, run_id.hex())
                 kernel = open_kernel(plan.policy, run_dir, run_id=run_id, keys_dir=self._state / "keys")
                 undo.callback(kernel.close)
                 kernel.start(self._start_info(plan, argv))
@@ -221,6 +228,7 @@ class Sandbox:
 
         with contextlib.ExitStack() as undo:
             try:
+                mark(self._state, resume.run_dir.name)
                 kernel = open_kernel(
                     plan.policy, resume.run_dir, run_id=resume.run_id, keys_dir=self._state / "keys", root=resume.root
                 )
@@ -231,6 +239,22 @@ class Sandbox:
             undo.pop_all()
         return kernel, resume.run_dir
 
+    def _start_anchors(self, kernel: Kernel) -> Anchors | None:
+        """The run's anchors, which have its first checkpoint. Raises CannotRun."""
+        if not self._anchors:
+            return None
+        from akbox.kernel.anchor import AnchorError, Anchors, parse_anchor
+
+        try:
+            anchors = Anchors([parse_anchor(text) for text in self._anchors])
+            anchors.first(kernel.log.checkpoint())
+        except AnchorError as error:
+            raise CannotRun(f"the log cannot be anchored: {error}") from error
+        except AuditError as error:
+            raise CannotRun(f"the audit log cannot be written: {error}") from error
+        kernel.log.on_checkpoint(anchors.offer)
+        return anchors
+
     def _start_info(self, plan: LaunchPlan, argv: Sequence[str]) -> dict[str, object]:
         from akbox import __version__
 
@@ -238,6 +262,7 @@ class Sandbox:
             "akbox": __version__,
             "argv": list(argv),
             "cwd": plan.cwd,
+            "tmpdir": str(plan.tmpdir),
             "run_name": self._name,  # not "name": that key is the entry's own and is hashed with the request
             "interposer": {"ptrace": plan.filter.traced, "notify": plan.filter.notify},
             "degraded": list(plan.degraded),

@@ -26,6 +26,7 @@ def result_document(result: RunResult) -> dict[str, Any]:
         "reason": result.reason,
         "usage": result.usage,
         "denials": result.denials,
+        **({"not_anchored": result.not_anchored} if result.not_anchored else {}),
     }
 
 

@@ -133,7 +133,7 @@ def test_the_independent_verifier_writes_the_same_canonical_json(value: object) 
 
 def test_the_independent_verifier_imports_nothing_of_akbox() -> None:
     done = subprocess.run(["python3", "-I", VERIFY_LOG], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "usage: verify-log" in done.stderr
     assert not [
         line for line in VERIFY_LOG.read_text().splitlines() if "import" in line and "akbox" in line and "." in line

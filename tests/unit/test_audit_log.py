@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import resource
 import stat
@@ -22,10 +21,10 @@ from kernel_kit import EPOCH_NS, event
 
 from akbox.kernel import audit
 from akbox.kernel.audit import AuditError, AuditLog
+from akbox.kernel.checkpoint import read_checkpoints
 from akbox.kernel.entry import Draft, render
 from akbox.kernel.event_lines import EventRenderer, event_draft
 from akbox.kernel.events import Event, EventError, pack_event, parse_events
-from akbox.kernel.merkle import MerkleTree, inclusion_path, merkle_root, root_from_path
 from akbox.kernel.redact import MASK, Redactor
 from akbox.kernel.verify import verify
 
@@ -291,45 +290,27 @@ def test_eight_threads_write_one_chain(tmp_path: Path) -> None:
     log.close()
     found = verify(tmp_path / "audit.jsonl", tmp_path / "checkpoints")
     assert (found.ok, found.entries) == (True, 8 * 150)
-    assert found.checkpoints == 2  # at 1,000 and at the end
+    assert found.checkpoints >= 1  # at 1,000 or a little later, at the end, and every 10 s
+
+
+def points_of(directory: Path) -> list[int]:
+    with open(directory / "checkpoints", "rb") as file:
+        return [point.seq for point in read_checkpoints(file)]
 
 
 def test_checkpoints_by_time(tmp_path: Path) -> None:
-    now = [EPOCH_NS]
-    log = opened(tmp_path, clock_ns=lambda: now[0])
-    points = tmp_path / "checkpoints"
+    """By a clock that nobody sets: the other one going back does not keep them away."""
+    now, made = [0], threading.Event()
+    log = opened(tmp_path, clock_ns=lambda: EPOCH_NS - now[0], monotonic_ns=lambda: now[0])
+    log.on_checkpoint(lambda _point: made.set())
     log.append(draft())
-    assert points.read_bytes() == b""
+    assert points_of(tmp_path) == []
     now[0] += 10_000_000_000
     log.append(draft())
-    assert [json.loads(line)["seq"] for line in points.read_bytes().splitlines()] == [2]
+    assert made.wait(30)
+    assert points_of(tmp_path) == [2]
     log.close()
-    assert len(points.read_bytes().splitlines()) == 1  # nothing new to sign
-
-
-def test_merkle_tree_against_rfc_6962_vectors() -> None:
-    """Leaves and roots that the Certificate Transparency projects test with."""
-    leaves = [bytes.fromhex(x) for x in ("", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f")]  # fmt: skip  # noqa: E501
-    roots = {
-        1: "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
-        2: "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
-        3: "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
-        8: "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
-    }
-    for size, root in roots.items():
-        assert merkle_root(leaves[:size]).hex() == root
-    assert MerkleTree().root() == hashlib.sha256(b"").digest()
-
-
-@given(st.integers(1, 70), st.data())
-def test_one_entry_is_proved_by_log2_n_hashes(size: int, data: st.DataObject) -> None:
-    leaves = [n.to_bytes(4, "big") for n in range(size)]
-    index = data.draw(st.integers(0, size - 1))
-    path = inclusion_path(leaves, index)
-    assert len(path) <= (size - 1).bit_length()
-    assert root_from_path(leaves[index], index, size, path) == merkle_root(leaves)
-    assert root_from_path(b"other", index, size, path) != merkle_root(leaves)
-    assert root_from_path(leaves[index], index, size, [*path, bytes(32)]) is None
+    assert points_of(tmp_path) == [2]  # nothing new to sign
 
 
 SECRETS = ["hunter2secret", "sk-abcdefghijklmnopqrstuv", "ghp_" + "a" * 36, "AKIAABCDEFGHIJKLMNOP"]
@@ -339,6 +320,8 @@ SECRETS = ["hunter2secret", "sk-abcdefghijklmnopqrstuv", "ghp_" + "a" * 36, "AKI
     "value",
     [
         {"password": "hunter2secret"}, {"headers": {"Authorization": "hunter2secret"}}, {"X-Api-Key": "hunter2secret"},
+        {"path": "/db/token", "value": "hunter2secret"}, {"name": "Cookie", "value": "hunter2secret"},
+        'x {"Api-Key": "hunter2secret"}', r'{\"password\": \"hunter2secret\"}',
         ["curl", "--token", "hunter2secret"], ["x", "--api-key=hunter2secret"], "token=hunter2secret&x=1",
         ["-H", "Authorization: Bearer hunter2secret"], {"url": "https://user:hunter2secret@example.com/x"},
         {"env": ["DB_PASSWORD=hunter2secret"]},

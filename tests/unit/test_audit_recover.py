@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import struct
 import subprocess
@@ -39,7 +38,7 @@ def write_ring(path: Path, run: bytes, events: list[Event], *, tail: int = 0, si
 
 def abandon(box: Box) -> None:
     """What a SIGKILL leaves: no close, no flush; only the kernel's part (the lock goes with the descriptor)."""
-    os.close(box.log._fd)
+    box.log._file.close()
     box.store.close()
 
 
@@ -175,8 +174,8 @@ def test_sigkill_of_the_writer(tmp_path: Path, after: int) -> None:
     seen = targets(tmp_path)
     assert {f"/app/{n}/{i}" for n in range(acknowledged) for i in range(10)} <= set(seen)
     assert seen.count("heap:t") >= acknowledged
-    # A change that was in the store, and its entry not yet in the log, has it behind them.
-    assert [t for t in seen[seen.index("/app/late") :] if t != "heap:t"] == ["/app/late", "run:recovered"]
+    assert seen[-1] == "run:recovered"
+    assert "/app/late" in seen[-3:-1]  # behind it, as it may be, a call whose change was made and whose entry was not
 
 
 def test_the_ring_of_a_child_agent(tmp_path: Path) -> None:

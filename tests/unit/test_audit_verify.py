@@ -7,13 +7,14 @@ import random
 import re
 import subprocess
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from kernel_kit import EPOCH_NS, event
 
 from akbox.kernel.audit import AuditLog
-from akbox.kernel.checkpoint import Checkpoint
+from akbox.kernel.checkpoint import read_checkpoints
 from akbox.kernel.entry import Draft, render
 from akbox.kernel.signing import Signer, SigningKeyError, verify_signature
 from akbox.kernel.verify import verify
@@ -165,24 +166,33 @@ def test_signatures(made: Path, tmp_path: Path) -> None:
     other = Signer(bytes(32)).public_hex()
     assert verify(log, made / "checkpoints", public_key=other).reason == "a checkpoint is signed by another key"
     changed = tmp_path / "checkpoints"
+    first, second = (point.note for point in read_checkpoints(BytesIO(points)))
 
     def verdict(data: bytes, public_key: str | None = None) -> str | None:
         changed.write_bytes(data)
         found = verify(log, changed, public_key=public_key)
         assert not found.ok
+        other = subprocess.run(
+            [VERIFY_LOG, log, changed, *(["--key", public_key.strip()] if public_key else [])],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (other.returncode, other.stderr) == (1, ""), other
         return found.reason
 
-    for name in ("sig", "merkle_root", "hash", "time", "run"):
-        lines = points.splitlines()
-        point = json.loads(lines[0])
-        point[name] = ("0" if point[name][0] != "0" else "1") + point[name][1:]
-        bad = json.dumps(point).encode() + b"\n" + lines[1] + b"\n"
-        assert verdict(bad) == "a checkpoint has a bad signature", name
-    stripped = json.loads(points.splitlines()[0]) | {"key": None, "sig": None}
-    assert verdict(json.dumps(stripped).encode() + b"\n", key) == "a checkpoint is not signed"
-    assert "damaged" in (verdict(b"{}\n") or "")
-    changed.write_bytes(points + b'{"run":"00')  # a checkpoint that was being written when the machine died
+    lines = first.split("\n")
+    for number, start in enumerate(("akbox/run/", "", "", "hash ", "time ")):
+        line = lines[number]
+        at = len(start) if number != 1 else len(line)  # of the size: a digit more
+        changed_line = line[:at] + ("0" if line[at : at + 1] != "0" else "1") + line[at + 1 :]
+        bad = "\n".join([*lines[:number], changed_line, *lines[number + 1 :]]) + "\n" + second + "\n"
+        assert verdict(bad.encode()) in ("a checkpoint has a bad signature", "a checkpoint is not signed"), changed_line
+    bare = first.partition("\n\n")[0] + "\n\n\n"
+    assert verdict(bare.encode(), key) == "a checkpoint is not signed"
+    assert "damaged" in (verdict(b"{}\n\n{}\n\n") or "")
+    changed.write_bytes(points + first[:300].encode())  # one that was being written when the machine died
     assert verify(log, changed).ok
+    changed.write_bytes((second + "\n" + first + "\n").encode())
+    assert verify(log, changed).reason == "the checkpoints are not in order"
 
 
 def test_the_signing_key_is_ours_alone(tmp_path: Path) -> None:
@@ -211,5 +221,3 @@ def test_an_rfc_8032_signature() -> None:
     signer = Signer(bytes.fromhex("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb"))
     assert signer.public_hex() == "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c"
     assert signer.sign(b"\x72").hex().startswith("92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da")
-    point = Checkpoint("aa", 1, "bb", "cc", "t", None, None)
-    assert point.signed_bytes() == b'{"hash":"bb","merkle_root":"cc","run":"aa","seq":1,"time":"t"}'

@@ -286,7 +286,8 @@ def test_commit_is_signed_and_verifies(box: Box) -> None:
     done = box.call(COMMIT)
     assert done["seq"] == 1
     assert done["hash"] == box.entries()[0]["this_hash"] == done["checkpoint"]["hash"]
-    assert len(done["checkpoint"]["sig"]) == 128
+    assert done["checkpoint"]["note"].startswith(f"akbox/run/{box.run_id.hex()}\n1\n")
+    assert len(done["checkpoint"]["signature"]) == 128
     assert verify(box.directory / "audit.jsonl", box.directory / "checkpoints").checkpoints == 1
 
 
