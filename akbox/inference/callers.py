@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from akbox.kernel.agents import Agent
-from akbox.kernel.capability import Type
+from akbox.kernel.capability import Type, decode
 from akbox.kernel.codes import CallError, Code
 from akbox.kernel.effect import AgentId
 from akbox.kernel.kernel import Kernel
@@ -26,12 +26,12 @@ def identify(kernel: Kernel, token: str) -> Caller:
     """Raises CallError: CAP_MISSING, CAP_INVALID, CAP_RUN_MISMATCH, CAP_EXPIRED, CAP_REVOKED, CAP_SCOPE."""
     if not token:
         raise CallError(Code.CAP_MISSING, "no token")
-    checked = kernel.caps.verify(token)
+    given = [caveat.agent for caveat in decode(token).caveats if caveat.agent is not None]
+    subject = bytes.fromhex(given[0]) if given else kernel.root
+    checked = kernel.caps.verify(token, agent=subject)  # a holder may add another name, which then is nobody's
     if Type(checked.capability.type) not in (Type.INFERENCE, Type.ADMIN):
         raise CallError(Code.CAP_SCOPE, "the capability is not for models")
-    given = [caveat.agent for caveat in checked.caveats if caveat.agent is not None]
-    agent = _agent(kernel, given[0]) if given else kernel.agent(kernel.root)
-    kernel.caps.verify(token, agent=agent.id)  # a holder may add another name, which then is nobody's
+    agent = _agent(kernel, subject)
     if not agent.alive:
         raise CallError(Code.CAP_REVOKED, f"agent {agent.name} has ended")
     return Caller(agent.id, token)
@@ -43,8 +43,8 @@ def admit(kernel: Kernel, caller: Caller, target: str) -> None:
         kernel.caps.check(caller.token, Type.INFERENCE, target, "invoke", agent=caller.agent)
 
 
-def _agent(kernel: Kernel, agent_id: str) -> Agent:
+def _agent(kernel: Kernel, agent_id: AgentId) -> Agent:
     try:
-        return kernel.agent(bytes.fromhex(agent_id))
+        return kernel.agent(agent_id)
     except KeyError:
         raise CallError(Code.CAP_INVALID, "the capability is of no agent of this run") from None
