@@ -68,7 +68,7 @@ def verify(run: str, anchored: tuple[str, ...], key: str | None, as_json: bool, 
     log = log_of(run, state_dir)
     own = log.with_name(CHECKPOINTS)
     points = own if log.name == LOG and own.is_file() else None
-    expected = key or (None if anchored else _own_key(run, state_dir))
+    expected = key if key is not None or anchored else _own_key(run, state_dir)
     try:
         found = verify_log(log, points, anchored=anchored, public_key=expected)
     except OSError as error:
