@@ -38,12 +38,20 @@ REMOVED = {
     "P19*": "unknown numbers: ENOSYS",
     "P20": "cachestat and mseal are newer than the runtime's libseccomp",
     "P32": "unshare",
+    "L03-tmpfs": "not the filter: the container's /tmp is smaller than what the case writes",
+    "N*": "names and the network: as below, and this container's own resolver answers nothing bare",
 }
 # What does not hold here, although the attempt works bare, and why.
 FAILS = {
     "F49-inotify": "watches are made on a duplicate of the agent's descriptor, by pidfd_getfd: refused with EPERM",
     "F49-inotify-W": "the same: there are no watches in such a container",
+    "N*": "connect, bind and sends are made on such a duplicate, too: every one is refused with EPERM, and not logged",
+    "I0*": "the same for unix sockets",
+    "I13": "not the filter: its segment does not fit into the container's /dev/shm",
 }
+SOMETIMES = {"I13", "L03-tmpfs"}  # as space is left
+# How an exception may differ from the case: another error, no entry, or what is granted does not work. Nothing else.
+TAME = ("none of (", "no entry ", "exit 1,", "exit 7,", "'made", "I13 cannot be prepared")
 
 
 def kit(folder: Path, uid: int, *words: str) -> dict[str, Any]:
@@ -63,11 +71,15 @@ def check_exceptions(said: dict[str, Any], status: str, allowed: dict[str, str],
         if outcome["status"] == status:
             assert fits, f"{outcome['case']} {outcome['user']} {outcome['interposer']}: {status}\n{outcome['detail']}"
             needed |= fits
-    assert not all_needed or needed == seen, f"not needed any more: {seen - needed}"
+            assert status != "fail" or outcome["detail"].startswith(TAME), outcome["detail"]
+    unneeded = seen - needed - SOMETIMES
+    assert not all_needed or not unneeded, f"not needed any more: {unneeded}"
 
 
 # All cases, in parts that take about as long.
-@pytest.mark.parametrize(("part", "least"), [("F[0-3]*", 75), ("F[4-9]*", 75), ("P*", 50), ("[!FP]*", 40)])
+@pytest.mark.parametrize(
+    ("part", "least"), [("F[0-3]*", 75), ("F[4-9]*", 75), ("P*", 50), ("[NI]*", 10), ("[!FPNI]*", 40)]
+)
 def test_the_kit_in_a_pod(tmp_path: Path, part: str, least: int) -> None:
     said = kit(tmp_path / "pod", POD_UID, "--interposer", "auto", "--case", part)
     check_exceptions(said, "removed", REMOVED, all_needed=True)
