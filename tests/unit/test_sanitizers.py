@@ -24,10 +24,13 @@ TARGETS = {
     "ring": ("ring",),
     "chain": ("chain", "merkle", "sha256"),
 }
-# The C without confined processes, and the enforcer with them.
+# The ring, and the enforcer with real confined processes; the log's C is the chain target above.
 SUITE = (
-    *("test_native_chain.py", "test_ring.py", "test_enforcer_files.py", "test_enforcer_waiting.py"),
-    *("test_calls_mutate.py", "test_calls_attr.py"),
+    "test_ring.py",
+    "test_enforcer_files.py",
+    "test_enforcer_waiting.py",
+    "test_calls_mutate.py",
+    "test_calls_attr.py",
 )
 
 
