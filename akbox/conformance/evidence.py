@@ -5,7 +5,9 @@ Both verifiers are loaded, not started: a process for each would be half of the 
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -29,19 +31,20 @@ def verify_log(log: Path) -> None:
     points = log.with_name("checkpoints")
     found = verify(log, points if points.is_file() else None)
     require(found.ok, f"akbox refuses the log {log} at entry {found.first_bad_seq}: {found.reason}")
-    with open(log, "rb") as file:
-        verdict = independent_verifier()(file, *([points] if points.is_file() else []))
-    require(verdict.startswith("ok"), f"scripts/verify-log refuses the log {log}: {verdict}")
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code = independent_verifier()([str(log), *([str(points)] if points.is_file() else [])])
+    require(code == 0, f"scripts/verify-log refuses the log {log}: {said.getvalue()}")
 
 
 @functools.cache
-def independent_verifier() -> Callable[..., str]:
+def independent_verifier() -> Callable[[list[str]], int]:
     loader = SourceFileLoader("akbox_verify_log", str(data_path("scripts/verify-log")))
     spec = spec_from_loader(loader.name, loader)
     assert spec is not None
     module = module_from_spec(spec)
     loader.exec_module(module)
-    main: Callable[..., str] = module.main
+    main: Callable[[list[str]], int] = module.main
     return main
 
 
