@@ -6,9 +6,12 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from akbox.kernel.logfiles import rotated_name
+
+PAGE_BYTES = 4096
 
 
 class AuditError(Exception):
@@ -37,12 +40,13 @@ class LogWriter:
         """Appends all of `data`, or raises OSError; then `cut` takes away what was written of it. A file that is not in
         its place any more (removed, replaced) is an error: nobody would find what is written to it."""
         self._in_place()
-        done = 0
-        while done < len(data):
-            count = os.write(self._fd, memoryview(data)[done:] if done else data)
-            if count <= 0:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            done += count
+        for piece in whole_lines(data, self.size):
+            done = 0
+            while done < len(piece):
+                count = os.write(self._fd, piece[done:])
+                if count <= 0:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                done += count
         self.size += len(data)
 
     def cut(self) -> None:
@@ -80,6 +84,20 @@ class LogWriter:
         info = os.stat(self.path, follow_symlinks=False)
         if (info.st_dev, info.st_ino) != self._identity:
             raise OSError(errno.ESTALE, "another file has taken its place")
+
+
+def whole_lines(data: bytes, offset: int) -> Iterator[memoryview]:
+    """The lines of `data`, which will begin at `offset` of the file, in pieces for one write(2) each. A killed writer
+    stops between two pages (generic_perform_write() of mm/filemap.c looks for a fatal signal there), so that a line
+    could be torn in any write that goes past the end of a page: only lines that lie there do, each by itself."""
+    view, at = memoryview(data), 0
+    while at < len(data):
+        page_end = at + PAGE_BYTES - (offset + at) % PAGE_BYTES
+        end = len(data) if page_end >= len(data) else data.rfind(b"\n", at, page_end) + 1
+        if end <= at:
+            end = data.find(b"\n", at) + 1 or len(data)
+        yield view[at:end]
+        at = end
 
 
 def open_locked(path: Path) -> int:

@@ -74,6 +74,10 @@ def make_bundle(folder: Path, command: Sequence[str], uid: int = POD_UID) -> Pat
             (root / name).mkdir()
             shared.append(link)
     spec = default_spec(folder)
+    # First, because the project may lie below one of them.
+    for name in TEMPORARY:
+        options = ["nosuid", "nodev", "size=512m"]
+        spec["mounts"].append({"destination": name, "type": "tmpfs", "source": "tmpfs", "options": options})
     for path in shared:
         place = root / path.relative_to("/")
         place.mkdir(parents=True, exist_ok=True)
@@ -85,9 +89,6 @@ def make_bundle(folder: Path, command: Sequence[str], uid: int = POD_UID) -> Pat
                 "options": ["rbind", "ro", "nosuid", "nodev"],
             }
         )
-    for name in TEMPORARY:
-        options = ["nosuid", "nodev", "size=512m"]
-        spec["mounts"].append({"destination": name, "type": "tmpfs", "source": "tmpfs", "options": options})
     spec["root"] = {"path": str(root), "readonly": True}
     spec["process"] |= {
         "user": {"uid": uid, "gid": uid},

@@ -19,6 +19,7 @@ from akbox.conformance.model import BOTH
 from akbox.conformance.world import MARK, World, Worlds, build_helpers
 
 COUNTS = re.compile(r"rounds (\d+) good (\d+) refused (\d+) leaked (\d+)")
+TRIES = 20  # how often a race that nobody won is run again
 EXEC_SHARE = 50  # an exec race starts a process per round: one round for so many of the others
 
 
@@ -108,7 +109,16 @@ def counts(result: Result) -> tuple[int, int, int, int]:
 
 
 def run_race(worlds: Worlds, race: Race, user: str, interposer: str, rounds: int) -> tuple[int, int, int, int]:
-    """(rounds, good, refused, leaked) inside. AssertionError for a leak, a changed host or a log that is not sound."""
+    """(rounds, good, refused, leaked) inside. AssertionError for a leak, a changed host or a log that is not sound, and
+    when nothing was allowed however often it was run: that would show nothing."""
+    for _ in range(TRIES):
+        done = _run_once(worlds, race, user, interposer, rounds)
+        if done[1] > 0:
+            return done
+    raise AssertionError(f"{race.id}: nothing was allowed in {TRIES} runs")
+
+
+def _run_once(worlds: Worlds, race: Race, user: str, interposer: str, rounds: int) -> tuple[int, int, int, int]:
     with worlds.lend(uid_of(user)) as world:
         prepare(world, race)
         count = rounds_of(race, rounds)
@@ -120,7 +130,6 @@ def run_race(worlds: Worlds, race: Race, user: str, interposer: str, rounds: int
         assert result.exit == 0, f"it leaked\n{result}"
         assert done[3] == 0, f"it leaked\n{result}"
         assert done[0] == count, str(result)
-        assert done[1] > 0, f"nothing was allowed: this shows nothing\n{result}"
         assert not list(world.T.glob("made-*")), f"files were made out of bounds\n{result}"
         assert world.changed(()) == []
         assert result.log is not None
@@ -129,14 +138,15 @@ def run_race(worlds: Worlds, race: Race, user: str, interposer: str, rounds: int
 
 
 def check_race_control(worlds: Worlds, race: Race) -> None:
-    """Outside the same race reaches what it must not, within a few rounds."""
-    with worlds.lend(uid_of("user")) as world:
-        prepare(world, race)
-        rounds = str(rounds_of(race, 20_000))
-        result = run_outside(world, ("{K}/races", race.mode, rounds, race.a, race.b), "user")
-        leaked = counts(result)[3]
-        made = list(world.T.glob("made-*"))
-        assert leaked > 0 or made, f"the race is never won, so it tests nothing\n{result}"
+    """Outside the same race reaches what it must not."""
+    for _ in range(TRIES):
+        with worlds.lend(uid_of("user")) as world:
+            prepare(world, race)
+            rounds = str(rounds_of(race, 20_000))
+            result = run_outside(world, ("{K}/races", race.mode, rounds, race.a, race.b), "user")
+            if counts(result)[3] > 0 or list(world.T.glob("made-*")):
+                return
+    raise AssertionError(f"the race is never won, so it tests nothing\n{result}")
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import random
 import resource
 import stat
 import subprocess
@@ -25,6 +26,7 @@ from akbox.kernel.checkpoint import read_checkpoints
 from akbox.kernel.entry import Draft, render
 from akbox.kernel.event_lines import EventRenderer, event_draft
 from akbox.kernel.events import Event, EventError, pack_event, parse_events
+from akbox.kernel.logwriter import PAGE_BYTES, whole_lines
 from akbox.kernel.redact import MASK, Redactor
 from akbox.kernel.verify import verify
 
@@ -356,3 +358,18 @@ def test_throughput_has_not_collapsed(tmp_path: Path) -> None:
     spent = resource.getrusage(resource.RUSAGE_SELF).ru_utime - before
     log.close()
     assert 5000 / max(spent, 1e-6) > 15_000
+
+
+def test_writes_end_with_a_line_and_do_not_cross_pages() -> None:
+    """But for a single line that lies on the border: a killed writer tears no other."""
+    choose = random.Random(5)
+    for _ in range(500):
+        lines = [b"x" * choose.choice([10, 500, 3000, 9000]) + b"\n" for _ in range(choose.randint(0, 12))]
+        data, offset = b"".join(lines), choose.randint(0, 3 * PAGE_BYTES)
+        pieces = [bytes(piece) for piece in whole_lines(data, offset)]
+        assert b"".join(pieces) == data
+        for piece in pieces:
+            assert piece.endswith(b"\n")
+            in_one_page = offset // PAGE_BYTES == (offset + len(piece) - 1) // PAGE_BYTES
+            assert in_one_page or piece.count(b"\n") == 1
+            offset += len(piece)
