@@ -310,6 +310,9 @@ class Run:
         self._net = self._make_net()
         if self._net is not None:
             things.callback(self._net.close)
+        channel = Channel(self.kernel, self.agent.id, self.plan.channel_token, self.plan.tmpdir, self.fail)
+        channel.start()
+        things.callback(channel.close)
         enforcer = self._launch()
         doors = Doors(self.kernel, self.agent.id)
         if self._above is None:
@@ -320,9 +323,6 @@ class Run:
         calls = None if self.plan.filter.notify else self._ptrace_calls(enforcer)
         if calls is not None:
             things.callback(calls.close)
-        channel = Channel(self.kernel, self.agent.id, self.plan.channel_token, self.plan.tmpdir, self.fail)
-        channel.start()
-        things.callback(channel.close)
         upcalls = Upcalls(enforcer, self.kernel, doors, self.fail)
         upcalls.start()
         things.callback(upcalls.join)
