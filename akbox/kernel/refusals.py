@@ -12,7 +12,6 @@ from akbox.kernel.codes import Code
 from akbox.kernel.effect import AgentId, Denial
 from akbox.kernel.event_lines import rule_text, text
 from akbox.kernel.events import ALLOW, NO_RULE, Event
-from akbox.kernel.network_words import explain_refusal
 from akbox.kernel.ops import Op, op_name
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ class Refusals:
             network = 0x200 <= event.op < 0x300  # there the second name is no second target
             verdict = agent.decide(event.op, denial.target, need=need, target2=None if network else target2)
             denial.harmless = event.op == Op.NET_CONNECT and _asks_the_way(agent, denial.target)
-            special = explain_refusal(denial.target, target2 or "") if network else None
+            special = _in_network_words(denial.target, target2 or "") if network else None
             if special is not None:
                 denial.message, denial.missing_cap, denial.suggested_fix = special
             else:
@@ -114,6 +113,12 @@ class Refusals:
         denial.last_ts_ns = max(denial.last_ts_ns, again.last_ts_ns)
         denial.trace_id = again.trace_id or denial.trace_id
         self._last[agent] = known
+
+
+def _in_network_words(target: str, meant: str) -> tuple[str, str | None, str | None] | None:
+    from akbox.kernel.network_words import explain_refusal  # most runs refuse no connection
+
+    return explain_refusal(target, meant)
 
 
 def _asks_the_way(agent: Agent, target: str) -> bool:

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from akbox.policy import suggest
 from akbox.policy.blob import serialize
 from akbox.policy.effects import Target, need_of, parse_target
 from akbox.policy.matcher import (
@@ -135,6 +134,8 @@ class CompiledPolicy(Struct, frozen=True, dict=True):
         if match.decision != DENY:
             return Verdict(match.decision, rule)
         missing = what.section or _need_section(match.missing)
+        from akbox.policy import suggest  # most runs refuse nothing
+
         return Verdict(DENY, rule, missing, suggest.fix(self, what, match.missing, rule, target2))
 
     @property
