@@ -111,6 +111,8 @@ def path_fix(compiled: CompiledPolicy, what: Target, missing: int) -> str:
     """Lines for the needs that nothing granted."""
     if what.section == "spawn.allow" and not missing:
         return line("spawn.allow", exact_pattern(what.name))
+    if _holds_credentials(os.path.dirname(what.name)):
+        return f"{what.name} is in a directory of credentials: no line is suggested for it"
     problem = too_wide(compiled, what.name)
     if problem:
         return f"{what.name} is {problem}: name the files below it that are needed"
@@ -128,9 +130,12 @@ def too_wide(compiled: CompiledPolicy, path: str) -> str:
         return "a home directory, or holds one"
     if path in CREDENTIAL_PLACES:
         return "a system directory"
-    if any(path in (f"{home}/{name}", f"/root/{name}") or path.endswith("/" + name) for name in CREDENTIAL_DIRS):
-        return "a directory of credentials"
-    return ""
+    return "a directory of credentials, or in one" if _holds_credentials(path) else ""
+
+
+def _holds_credentials(path: str) -> bool:
+    """A directory of credentials or anything below one, in whosever home."""
+    return any(f"/{name}/" in f"{path}/" for name in CREDENTIAL_DIRS)
 
 
 def _exec_fix(compiled: CompiledPolicy, what: Target, rule: Rule) -> str:
