@@ -293,7 +293,7 @@ def test_what_c_wrote_verifies_and_continues(tmp_path: Path) -> None:
         log.close(AGENT)
     found = verify(tmp_path / "audit.jsonl", tmp_path / "checkpoints")
     assert (found.ok, found.entries) == (True, total)
-    assert found.checkpoints >= 3
+    assert found.checkpoints >= 2  # at each end; in between when a thread of their own gets to it
     script = Path(__file__).parents[2] / "scripts/verify-log"
     files = [str(tmp_path / "audit.jsonl"), str(tmp_path / "checkpoints")]
     done = subprocess.run([sys.executable, str(script), *files], capture_output=True, text=True, check=False)
