@@ -104,7 +104,14 @@ TIMES = [
 ]  # fmt: skip
 
 RAISE = "import resource as r; r.prlimit(0, r.RLIMIT_{name}, ({value}, {value})); print('raised')"
+OPEN_UNTIL = (
+    "import os\ntry:\n while True: last = os.open('{R}/a', os.O_RDONLY)\nexcept OSError as e: print('errno', e.errno)\n"
+    "print('below the limit' if last < 32 else last)"
+)
 SIZES = [
+    Case("L08-open-files", "open_files", py(OPEN_UNTIL), ok("errno 24\nbelow the limit\n"), Control(stdout="errno 24"),
+         policy={"limits.open_files": 32}),
+    Case("L08-core", "no core files", sh("ulimit -c; ulimit -Hc"), ok("0\n0\n"), control=None),
     Case("L08-size-reason", "a file that grows too large is the reason", sh("exec head -c 2000000 /dev/zero > {W}/big"),
          Expect(exit=TOO_LARGE), policy={"limits.file_size": "1M"}, check=_reason("limit file_size")),
     *(
@@ -118,63 +125,4 @@ SIZES = [
          Expect(exit=1, errnos=("EPERM",)), Control(stdout="raised"), policy={"limits.open_files": 32}),
 ]  # fmt: skip
 
-
-CASES = [
-    too_much("one process", "one", "bytearray(1 << 30); print('all of it')"),
-    too_much("twelve processes, none of which is too large", "tree", CHILDREN.format(size=30, seconds=3)),
-    too_much("a memory file that nobody maps", "L03-memfd",
-             f"import os\nfd = os.memfd_create('x')\n{WRITE_A_GIGABYTE}"),
-    too_much("shared anonymous memory", "L03-shared",
-             "import mmap\nm = mmap.mmap(-1, 1 << 30)\nfor i in range(1024): m.write(b'x' * (1 << 20))\n"
-             "print('all of it')"),
-    too_much("files on a tmpfs, each of them closed", "L03-tmpfs",
-             "import os\nn = f'/dev/shm/akbox-kit-{os.getpid()}-'\n"
-             "for i in range(64):\n open(n + str(i), 'wb').write(b'x' * (4 << 20))\n"
-             "for i in range(64): os.unlink(n + str(i))\nprint('all of it')",
-             {"fs.write": ["/dev/shm/akbox-kit-*"]}),
-    Case("L01-enough", "less than the limit", py("x = bytearray(20 << 20); print(len(x))"), ok("20971520"),
-         policy=MEMORY),
-    Case("L01-shared-once", "what twelve processes share counts once",
-         py("y = b'y' * 15_000_000\n" + CHILDREN.format(size=0, seconds=0.5)), ok("all of it"),
-         policy={"limits.memory": "96M"}, timeout_s=60),
-]  # fmt: skip
-
-
-TIMES = [
-    Case("L07-ignored", "wall time, SIGTERM ignored", py("import signal, time; signal.signal(15, signal.SIG_IGN)\n"
-         "time.sleep(600)"), Expect(exit=SPENT, entry=Entry(target="run:budget:wall_time_ms")), control=None,
-         policy={"budgets.wall_time_ms": 500}, check=_reason("budget wall_time_ms"), interposers=("auto",),
-         users=("user",)),
-    Case("L07-cpu", "CPU time, of children that have ended too",
-         sh("i=0; while [ $i -lt 400 ]; do /usr/bin/python3 -I -c 'sum(range(300000))'; i=$((i+1)); done"),
-         Expect(exit=SPENT, entry=Entry(target="run:budget:cpu_ns")), control=None,
-         policy={"budgets.cpu_ns": 500_000_000}, check=_reason("budget cpu_ns"), timeout_s=60),
-    Case("L07-io", "bytes read and written",
-         sh("i=0; while [ $i -lt 400 ]; do head -c 1000000 /dev/zero > /dev/null; i=$((i+1)); done; echo all of it"),
-         Expect(exit=SPENT, entry=Entry(target="run:limit:io_bytes")), Control(stdout="all of it"),
-         policy={"limits.io_bytes": 20_000_000}, check=_reason("limit io_bytes"), timeout_s=60),
-    Case("L07-io-enough", "less than that", sh("head -c 1000000 /dev/zero | wc -c"), ok("1000000"),
-         policy={"limits.io_bytes": 20_000_000}),
-]  # fmt: skip
-
-RAISE = "import resource as r; r.prlimit(0, r.RLIMIT_{name}, ({value}, {value})); print('raised')"
-SIZES = [
-    Case("L08-size-reason", "a file that grows too large is the reason", sh("exec head -c 2000000 /dev/zero > {W}/big"),
-         Expect(exit=TOO_LARGE), policy={"limits.file_size": "1M"}, check=_reason("limit file_size")),
-    *(
-        Case(f"L11-{name}", f"raise one's own limit of {key}", py(RAISE.format(name=name, value=more)),
-             Expect(exit=1, errnos=("EPERM",)), Control(stdout="raised"), policy={f"limits.{key}": value})
-        for name, key, value, more in (("NOFILE", "open_files", 32, 64), ("FSIZE", "file_size", "1M", 1 << 40),
-                                       ("CORE", "core", 0, 1 << 30), ("STACK", "stack", "8M", 1 << 30))
-    ),
-    Case("L11-prlimit", "or by number, for one's own process",
-         py("import resource as r, os; r.prlimit(os.getpid(), r.RLIMIT_NOFILE, (64, 64)); print('raised')"),
-         Expect(exit=1, errnos=("EPERM",)), Control(stdout="raised"), policy={"limits.open_files": 32}),
-]  # fmt: skip
-
-
-def _not_left(result: Result) -> None:
-    require("left" not in result.stdout, str(result))
-
-
-CASES = [*MEMORY_CASES, *TIMES, *SIZES]
+CASES = [*MEMORY_CASES, *PIDS, *TIMES, *SIZES]
