@@ -7,6 +7,7 @@ whoever needs one writes its value into env.set.
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from akbox.policy.model import Env
 
@@ -119,4 +120,12 @@ def _url_password(value: str) -> bool:
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     """A pattern is a name, or its start and a `*` (nothing else passes the policy's grammar)."""
-    return any(name.startswith(p[:-1]) if p.endswith("*") else name == p for p in patterns)
+    names, starts = _sorted_out(tuple(patterns))
+    return name in names or name.startswith(starts)
+
+
+@lru_cache(maxsize=16)
+def _sorted_out(patterns: tuple[str, ...]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Whole names, and the starts of names: asked for each variable of the caller's, at every start."""
+    starts = tuple(p[:-1] for p in patterns if p.endswith("*"))
+    return frozenset(p for p in patterns if not p.endswith("*")), starts
