@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from akbox.inference.prompt import prompt_bound
@@ -13,10 +11,11 @@ from akbox.inference.wire import (
     Endpoint,
     Facts,
     Usage,
-    WireError,
     count_field,
     dearer,
+    decode_event,
     error_body,
+    event_type,
     number,
     text_field,
 )
@@ -62,10 +61,6 @@ def usage_of(usage: object, before: Usage | None = None) -> Usage | None:
     return found
 
 
-def _usage(reply: Body) -> Usage | None:
-    return usage_of(reply.get("usage"))
-
-
 class MessageStream:
     """message_start, then blocks of content, message_delta with the usage, message_stop."""
 
@@ -78,13 +73,8 @@ class MessageStream:
     def event(self, name: bytes, data: bytes) -> bool:
         if not name and not data:
             return True  # a comment that keeps the connection open
-        try:
-            value: Any = msgspec.json.decode(data)
-        except msgspec.DecodeError:
-            raise WireError("an event of the stream is not JSON") from None
-        kind = value.get("type") if isinstance(value, dict) else None
-        if not isinstance(kind, str):
-            raise WireError("an event of the stream has no type")
+        value = decode_event(data)
+        kind = event_type(value)
         if kind == "content_block_delta":
             self._delta(value.get("delta"))
         elif kind == "message_start":
@@ -117,7 +107,7 @@ MESSAGES = Endpoint(
     path="/v1/messages",
     facts=_facts,
     cap=_cap,
-    usage=_usage,
+    usage=usage_of,
     stream=lambda _own: MessageStream(),
 )
 COUNT_TOKENS = Endpoint(
@@ -125,8 +115,6 @@ COUNT_TOKENS = Endpoint(
     wire="anthropic",
     path="/v1/messages/count_tokens",
     facts=_count_facts,
-    cap=lambda _body, _tokens, _official: None,
-    usage=lambda _reply: None,
     metered=False,
 )
 ENDPOINTS = (MESSAGES, COUNT_TOKENS)

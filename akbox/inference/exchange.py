@@ -153,7 +153,7 @@ class Exchange:
             kind = "timeout" if isinstance(error, TimeoutError) else "upstream"
             raise UpstreamDown(kind, f"{self.client.name}: the reply is not whole") from error
         data = self._passed(data)
-        usage = self.endpoint.usage(value) or self.ticket.guess(None, len(data))
+        usage = self.endpoint.usage(value.get("usage")) or self.ticket.guess(None, len(data))
         self._charge(usage, "complete")
         return Reply(reply.status, reply.headers, data, self._tries)
 

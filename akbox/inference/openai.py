@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-
 from akbox.inference.prompt import prompt_bound
 from akbox.inference.sse import event
 from akbox.inference.wire import (
@@ -17,8 +13,10 @@ from akbox.inference.wire import (
     WireError,
     count_field,
     dearer,
+    decode_event,
     encode,
     error_body,
+    event_type,
     number,
     text_field,
 )
@@ -102,10 +100,6 @@ def usage_of(usage: object) -> Usage | None:
     return found
 
 
-def _usage(reply: Body) -> Usage | None:
-    return usage_of(reply.get("usage"))
-
-
 class ChatStream:
     """Chunks of choices, one with the usage and no choices, `[DONE]`. `own`: the usage is the gateway's own wish."""
 
@@ -121,7 +115,7 @@ class ChatStream:
         if data == b"[DONE]":
             self.complete = True
             return True
-        value = _object(data)
+        value = decode_event(data)
         if "error" in value and value["error"] is not None:
             self.failed = True
             return True
@@ -153,10 +147,8 @@ class ResponseStream:
     def event(self, name: bytes, data: bytes) -> bool:
         if not data or data == b"[DONE]":
             return True
-        value = _object(data)
-        kind = value.get("type")
-        if not isinstance(kind, str):
-            raise WireError("an event of the stream has no type")
+        value = decode_event(data)
+        kind = event_type(value)
         self._sequence = max(self._sequence, number(value.get("sequence_number")))
         if kind.endswith(".delta"):
             delta = value.get("delta")
@@ -178,16 +170,6 @@ class ResponseStream:
         return event("error", encode(body))
 
 
-def _object(data: bytes) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(data)
-    except msgspec.DecodeError:
-        raise WireError("an event of the stream is not JSON") from None
-    if not isinstance(value, dict):
-        raise WireError("an event of the stream is not an object")
-    return value
-
-
 def _text_bytes(value: object, depth: int) -> int:
     """Bytes of the output in a delta: its texts, a refusal, tool calls' names and arguments."""
     if isinstance(value, str):
@@ -205,7 +187,7 @@ CHAT = Endpoint(
     path="/v1/chat/completions",
     facts=_chat_facts,
     cap=_cap_chat,
-    usage=_usage,
+    usage=usage_of,
     stream=ChatStream,
     ask_usage=_ask_usage,
 )
@@ -215,7 +197,7 @@ RESPONSES = Endpoint(
     path="/v1/responses",
     facts=_responses_facts,
     cap=_cap_responses,
-    usage=_usage,
+    usage=usage_of,
     stream=lambda _own: ResponseStream(),
 )
 EMBEDDINGS = Endpoint(
@@ -223,7 +205,6 @@ EMBEDDINGS = Endpoint(
     wire="openai",
     path="/v1/embeddings",
     facts=_embeddings_facts,
-    cap=lambda _body, _tokens, _official: None,
-    usage=_usage,
+    usage=usage_of,
 )
 ENDPOINTS = (CHAT, RESPONSES, EMBEDDINGS)

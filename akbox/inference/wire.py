@@ -71,15 +71,15 @@ class Stream(Protocol):
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One call of a provider's API. `cap` writes the most output tokens into a request; `ask_usage` makes a streamed
-    reply tell its usage and says whether that is the gateway's own wish."""
+    """One call of a provider's API. `cap` writes the most output tokens into a request; `usage` reads the `usage` of a
+    reply; `ask_usage` makes a streamed reply tell its usage and says whether that is the gateway's own wish."""
 
     name: str
     wire: str
     path: str
     facts: Callable[[Body, int], Facts]
-    cap: Callable[[Body, int, bool], None]
-    usage: Callable[[Body], Usage | None]
+    cap: Callable[[Body, int, bool], None] = lambda _body, _tokens, _official: None
+    usage: Callable[[object], Usage | None] = lambda _usage: None
     stream: Callable[[bool], Stream] | None = None
     ask_usage: Callable[[Body], bool] = lambda _body: False
     metered: bool = True
@@ -126,6 +126,25 @@ def decode_object(data: bytes) -> Body:
     if not isinstance(value, dict):
         raise WireError("the body is not a JSON object")
     return value
+
+
+def decode_event(data: bytes) -> Body:
+    """What one event of a stream says. Raises WireError."""
+    try:
+        value = msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        raise WireError("an event of the stream is not JSON") from None
+    if not isinstance(value, dict):
+        raise WireError("an event of the stream is not an object")
+    return value
+
+
+def event_type(value: Body) -> str:
+    """Raises WireError."""
+    kind = value.get("type")
+    if not isinstance(kind, str):
+        raise WireError("an event of the stream has no type")
+    return kind
 
 
 def text_field(body: Body, name: str) -> str:

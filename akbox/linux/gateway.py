@@ -1,10 +1,12 @@
-"""The model gateway of a run, as the Linux target sees it: a loopback port, the agent's variables, the keys.
+"""The model gateway of a run, as the Linux target sees it: a loopback port and a unix socket, the agent's variables,
+the keys.
 
-Made before the plan (which grants the port), started when the agent's program runs, closed with the run.
+Made before the plan (which grants both), started when the agent's program runs, closed with the run.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from akbox.inference.service import Service
     from akbox.kernel.agents import Agent
 
+SOCKET = ".akbox-models.sock"  # in the run's TMPDIR, for who speaks HTTP over a path
 # By the type of an upstream: the variables that clients of this provider read, without and with the API's version.
 BASE_URLS = {
     "anthropic": (("ANTHROPIC_BASE_URL", ""),),
@@ -42,12 +45,20 @@ KEYS = {"anthropic": ("ANTHROPIC_API_KEY",), "openai": ("OPENAI_API_KEY", "CODEX
 class ModelGateway:
     """One run's. `close` may be called at any time, and twice."""
 
-    def __init__(self, infer: Infer, secrets: Mapping[str, Secret]) -> None:
+    def __init__(self, infer: Infer, secrets: Mapping[str, Secret], tmpdir: Path) -> None:
+        """Raises OSError."""
         import socket  # only policies with upstreams pay for it
 
         self._infer, self._secrets = infer, secrets
-        self._listener: socket.socket | None = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        self.endpoint = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        port = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._listeners = [port]
+        self.endpoint = f"127.0.0.1:{port.getsockname()[1]}"
+        self.socket_path = str(tmpdir / SOCKET)
+        try:
+            self._listeners.append(_listen_at(tmpdir))
+        except OSError:
+            port.close()
+            raise
         self._keys: dict[str, str] = {}
         self._kernel: Kernel | None = None
         self._service: Service | None = None
@@ -68,7 +79,7 @@ class ModelGateway:
         """What makes the providers' clients call the gateway: base URLs, and keys that are a capability of this agent
         alone."""
         token = self._mint(agent)
-        env: dict[str, str] = {}
+        env = {"AKBOX_MODELS_SOCKET": self.socket_path}
         for kind in dict.fromkeys(upstream.type for upstream in self._infer.upstreams.values()):
             env |= {name: f"http://{self.endpoint}{version}" for name, version in BASE_URLS[kind]}
             env |= dict.fromkeys(KEYS[kind], token)
@@ -88,17 +99,16 @@ class ModelGateway:
         from akbox.inference.service import Service
 
         assert self._kernel is not None
-        assert self._listener is not None
-        listener, self._listener = self._listener, None
-        self._service = Service([listener], self._kernel, self._infer, self._keys, on_failure)
+        assert self._listeners
+        listeners, self._listeners = self._listeners, []
+        self._service = Service(listeners, self._kernel, self._infer, self._keys, on_failure)
         self._service.start()
         self._kernel.infer = self._service.infer
 
     def close(self) -> None:
         """Calls under way are aborted and settled."""
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        while self._listeners:
+            self._listeners.pop().close()
         if self._service is not None:
             if self._kernel is not None:
                 self._kernel.infer = None
@@ -112,12 +122,29 @@ class ModelGateway:
         return derive(token, Caveat(tid=new_tid(), agent=agent.id.hex()))
 
 
-def model_gateway(policy: Policy) -> ModelGateway | None:
+def _listen_at(directory: Path) -> socket.socket:
+    """A listening socket named SOCKET; its name goes with the directory. sun_path has 108 bytes, paths have more."""
+    import socket
+
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        listener.bind(f"/proc/self/fd/{fd}/{SOCKET}")
+        listener.listen(1024)
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.close(fd)
+    return listener
+
+
+def model_gateway(policy: Policy, tmpdir: Path) -> ModelGateway | None:
     """The gateway that a policy asks for by having upstreams; None: it has none. Raises CannotRun."""
     infer = joined_infer(compose(policy))
     if not infer.upstreams:
         return None
     try:
-        return ModelGateway(infer, stated_secrets(policy))
+        return ModelGateway(infer, stated_secrets(policy), tmpdir)
     except OSError as error:
-        raise CannotRun(f"no port on 127.0.0.1 for the model gateway: {error.strerror}") from error
+        raise CannotRun(f"no port or socket for the model gateway: {error.strerror}") from error

@@ -77,7 +77,8 @@ class Request(Struct, frozen=True):
     inner: bool = False  # of a child agent: every call that another policy above judges too is trapped
     strict: bool = False  # metadata is strict somewhere above
     set_env: Mapping[str, str] = {}  # set for the program, whatever the policy passes
-    gateway: str = ""
+    gateway: str = ""  # as in Context, as is the next
+    gateway_socket: str = ""
 
 
 def compile_for(
@@ -86,7 +87,7 @@ def compile_for(
     """The policy as a run of `argv` would have it. Raises PolicyError, CannotRun."""
     needs = _needs(policy, argv, cwd, env)
     files = secret_files(stated_secrets(policy))
-    return compile_policy(policy, with_links(policy, _context(policy, needs, cwd, tmpdir, state_dir, "", files)))
+    return compile_policy(policy, with_links(policy, _context(policy, needs, cwd, tmpdir, state_dir, files)))
 
 
 def _needs(policy: Policy, argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> Needs:
@@ -101,8 +102,9 @@ def _context(
     cwd: str,
     tmpdir: Path,
     state_dir: Path,
-    gateway: str,
     secret_files: tuple[str, ...],
+    gateway: str = "",
+    gateway_socket: str = "",
 ) -> Context:
     return Context(
         workdir=cwd,
@@ -114,6 +116,7 @@ def _context(
         channel=str(tmpdir / CHANNEL),
         secret_files=secret_files,
         gateway=gateway,
+        gateway_socket=gateway_socket,
         runtime_grants=(*needs.grants, sdk_grant()),
     )
 
@@ -126,8 +129,9 @@ def make_plan(request: Request) -> LaunchPlan:
     needs = _needs(request.policy, request.argv, request.cwd, request.env)
     secrets = stated_secrets(request.policy)
     context = _context(
-        request.policy, needs, request.cwd, request.tmpdir, request.state_dir, request.gateway, secret_files(secrets)
-    )
+        request.policy, needs, request.cwd, request.tmpdir, request.state_dir, secret_files(secrets), request.gateway,
+        request.gateway_socket,
+    )  # fmt: skip
     compiled = compile_once(request.policy, with_links(request.policy, context), request.state_dir)
     policy, landlock = compiled.policy, compiled.landlock
     level = request.audit_level or policy.audit.level

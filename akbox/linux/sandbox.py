@@ -121,10 +121,10 @@ class Sandbox:
         with contextlib.ExitStack() as undo:
             tmpdir = tmpdirs.make(self._state)
             undo.callback(tmpdirs.remove, tmpdir)
-            gateway = self._make_gateway()
+            gateway = self._make_gateway(tmpdir)
             if gateway is not None:
                 undo.callback(gateway.close)
-            request = self._request(argv, tmpdir, "" if gateway is None else gateway.endpoint)
+            request = self._request(argv, tmpdir, gateway)
             plan = make_plan(request)
             kernel, run_dir = (
                 self._open_kernel(plan, argv) if resume is None else self._reopen_kernel(plan, argv, resume)
@@ -178,17 +178,17 @@ class Sandbox:
 
         return await asyncio.to_thread(self.run, argv, stdin=stdin, capture=capture, timeout=timeout)
 
-    def _make_gateway(self) -> ModelGateway | None:
+    def _make_gateway(self, tmpdir: Path) -> ModelGateway | None:
         if not self._gateway or not any(part.infer.upstreams for _, part in compose(self._policy)):
             return None
         from akbox.linux.gateway import model_gateway
 
-        return model_gateway(self._policy)
+        return model_gateway(self._policy, tmpdir)
 
     def _environ(self) -> Mapping[str, str]:
         return os.environ if self._env is None else self._env
 
-    def _request(self, argv: Sequence[str], tmpdir: Path, gateway: str) -> Request:
+    def _request(self, argv: Sequence[str], tmpdir: Path, gateway: ModelGateway | None) -> Request:
         return Request(
             policy=self._policy,
             argv=tuple(argv),
@@ -200,7 +200,8 @@ class Sandbox:
             audit_level=self._audit,
             allow_degraded=self._allow_degraded,
             keep_fds=self._keep_fds,
-            gateway=gateway,
+            gateway="" if gateway is None else gateway.endpoint,
+            gateway_socket="" if gateway is None else gateway.socket_path,
         )
 
     def _open_kernel(self, plan: LaunchPlan, argv: Sequence[str]) -> tuple[Kernel, Path]:

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 
+from akbox.kernel.logfiles import LOG_NAME
 from akbox.rundir import RUN_ID
 
 DIRECTORY = "live"
 _SMALL_BYTES = 4 << 20
+_STARTING_S = 60.0  # between a run's mark and its log
 
 
 def mark(state: Path, run_id: str) -> None:
@@ -43,6 +46,11 @@ def recover_unfinished(state: Path) -> None:
         _recover(state, name)
 
 
+def _has_a_log(directory: Path) -> bool:
+    """Or a ring. A power cut before the first sync leaves neither, though the mark and the directory may be there."""
+    return any((directory / name).exists() for name in (LOG_NAME, "ring")) or any(directory.glob("audit-*.jsonl"))
+
+
 def _recover(state: Path, run_id: str) -> None:
     from akbox.kernel.audit import AuditError
     from akbox.kernel.logfiles import log_files
@@ -51,11 +59,15 @@ def _recover(state: Path, run_id: str) -> None:
 
     directory = state / "runs" / run_id
     try:
+        if not _has_a_log(directory):
+            if time.time() - (state / DIRECTORY / run_id).stat().st_mtime > _STARTING_S:
+                unmark(state, run_id)
+            return
         if sum(file.stat().st_size for file in log_files(directory) if file.exists()) > _SMALL_BYTES:
             return
         recover(directory, signer=Signer.of_user(state / "keys"))
     except FileNotFoundError:
-        pass  # the run's directory was removed
+        pass  # it was removed
     except (AuditError, SigningKeyError, OSError):
         return  # alive (its log is locked), or as above
     unmark(state, run_id)

@@ -240,6 +240,11 @@ def check_kind(kind: str, text: str) -> None:
         _socket(text)
     elif kind == "effect":
         split_effect(text)
+    elif kind == "url" and text.startswith(("virtio:", "vsock:")):
+        raise PatternError(
+            f"no virtio channel: {text!r:.80}",
+            'it is a virtual machine\'s, and this version has no such target: write a URL, or "unix:/path/of.sock"',
+        )
     else:
         pattern, hint = SHAPES.get(kind, (r"(?s).*", ""))
         if not re.fullmatch(pattern, text):

@@ -151,10 +151,14 @@ class _Build:
             segments = builtin.state_dir_segments(path)
             self._builtin("always denied", f"{path}/**", segments, E_DENY, builtin.ALL, "akbox's own files")
             self._accept(segments, Accept(len(self.rules) - 1, E_DENY, WRITE, False, UNIX))  # nor its sockets
-        if self.context.channel:
-            segments = literal_segments(self.context.channel)
-            self._builtin("channel", self.context.channel, segments, E_ALLOW, 0, "the kernel's own socket")
-            self._accept(segments, Accept(len(self.rules) - 1, E_ALLOW, WRITE, True, UNIX))
+        for section, path, reason in (
+            ("channel", self.context.channel, "the kernel's own socket"),
+            ("gateway", self.context.gateway_socket, "the run's model gateway"),
+        ):
+            if path:
+                segments = literal_segments(path)
+                self._builtin(section, path, segments, E_ALLOW, 0, reason)
+                self._accept(segments, Accept(len(self.rules) - 1, E_ALLOW, WRITE, True, UNIX))
         for path in self.context.policy_files:
             reason = "the policy of this run: an agent must not be able to widen its next one"
             self._builtin("always denied", path, literal_segments(path), E_DENY, WRITE, reason)

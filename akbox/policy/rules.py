@@ -39,6 +39,7 @@ class Context(Struct, frozen=True):
     channel: str = ""  # the socket at which the kernel itself listens for this agent
     secret_files: tuple[str, ...] = ()  # where secrets are kept: nothing in them is the agent's
     gateway: str = ""  # the run's own model gateway, "127.0.0.1:PORT", or "" for none
+    gateway_socket: str = ""  # the same at a unix socket
 
     def variables(self) -> dict[str, str]:
         """By the names that `${…}` takes."""

@@ -14,6 +14,8 @@ from inference.upstream import FakeUpstream
 from akbox.conformance.engine import Result, run_inside, uid_of, verify
 from akbox.conformance.world import World, Worlds
 
+from .test_models import no_file_has
+
 HERE = Path(__file__).parent
 KEY = "sk-real-0123456789abcdefghij"
 NPM = ("@anthropic-ai/sdk@1.10.0", "openai@7.55.0", "@anthropic-ai/claude-code@2.1.328", "@openai/codex@0.169.0")
@@ -55,7 +57,7 @@ def run_agent(world: World, upstream: FakeUpstream, place: Path, language: str, 
     assert set(upstream.counters.keys) == {KEY}, str(result)
     assert KEY not in result.stdout + result.stderr
     assert result.log is not None
-    assert KEY not in result.log.read_text()
+    no_file_has(KEY, world.STATE)
     verify(world, result.log)
     usages: list[Any] = [e["res"]["usage"] for e in result.entries if e["name"] == "infer" and "usage" in e["res"]]  # type: ignore[index, operator]
     assert sum(u["prompt_tokens"] for u in usages) == upstream.counters.prompt_tokens

@@ -64,6 +64,12 @@ def policy_file(world: World, url: str, tokens: int = 8000) -> str:
     return str(file)
 
 
+def no_file_has(what: str, directory: Path) -> None:
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    assert any(path.name == "audit.jsonl" for path in files)
+    assert [path for path in files if what.encode() in path.read_bytes()] == []
+
+
 @pytest.mark.parametrize("user", USERS)
 def test_the_sdks_of_the_providers(worlds: Worlds, sdk_python: str, user: str) -> None:
     with worlds.lend(uid_of(user)) as world, FakeUpstream() as upstream:
@@ -98,9 +104,50 @@ def test_the_sdks_of_the_providers(worlds: Worlds, sdk_python: str, user: str) -
         assert sum(u["prompt_tokens"] for u in usages) == upstream.counters.prompt_tokens
         assert sum(u["output_tokens"] for u in usages) == upstream.counters.output_tokens
         assert result.log is not None
-        assert KEY not in result.log.read_text()
         assert KEY not in result.stderr
+        no_file_has(KEY, world.STATE)
         verify(world, result.log)
+
+
+def test_unix_sockets_on_both_sides(worlds: Worlds) -> None:
+    """The provider at a socket, and the agent at the gateway's own; a child agent, too."""
+    ask = (
+        "import http.client, json, os, socket\n"
+        "def ask(key):\n"
+        "    there = http.client.HTTPConnection('localhost')\n"
+        "    there.sock = socket.socket(socket.AF_UNIX)\n"
+        "    there.sock.connect(os.environ['AKBOX_MODELS_SOCKET'])\n"
+        "    body = {'model': 'claude-test', 'max_tokens': 9, 'messages': [{'role': 'user', 'content': 'reply 3'}]}\n"
+        "    there.request('POST', '/v1/messages', json.dumps(body), {'x-api-key': key})\n"
+        "    reply = there.getresponse()\n"
+        "    return [reply.status, json.loads(reply.read()).get('content', [{}])[0].get('text')]\n"
+        "key = os.environ['ANTHROPIC_API_KEY']\n"
+        "print(json.dumps([ask(key), ask('sk-other')]), flush=True)\n"
+    )
+    spawn = (
+        "import sys, time\nfrom authority_nanos import AuthorityKernel\nak = AuthorityKernel()\n"
+        "if 'root' in sys.argv:\n    ak.spawn('/usr/bin/python3', ['python3', 'agent.py'])\n"
+        "    while len(ak.query('agents')['agents']) < 2 or any(\n"
+        "        a['name'] != 'root' and a['state'] == 'running' for a in ak.query('agents')['agents']\n"
+        "    ):\n        time.sleep(0.02)\n"
+    )
+    with worlds.lend(uid_of("user")) as world:
+        place = world.base / "model.sock"
+        with FakeUpstream(unix=str(place)) as upstream:
+            world.write(world.W / "agent.py", ask + spawn)
+            policy = policy_file(world, upstream.url)
+            text = Path(policy).read_text().replace("/model.sock/v1", "/model.sock")
+            Path(policy).write_text(text + '[spawn]\nallow = ["/usr/bin/python3*"]\n')
+            world.give()
+            result = run_inside(world, ("/usr/bin/python3", "agent.py", "root"), preset=policy)
+            assert result.exit == 0, str(result)
+            assert [json.loads(line) for line in result.stdout.splitlines()] == [
+                [[200, "word0 word1 word2"], [401, None]]
+            ] * 2
+            assert upstream.counters.keys == [KEY] * 2
+        of = {e["agent"] for e in result.entries if e["name"] == "infer" and "usage" in e["res"]}  # type: ignore[operator]
+        assert len(of) == 2
+        assert sum(e["target"] == "gateway" and e["decision"] == "deny" for e in result.entries) >= 1
 
 
 def test_the_key_file_and_the_port_without_the_gateway(worlds: Worlds) -> None:

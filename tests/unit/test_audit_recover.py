@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import struct
 import subprocess
@@ -16,6 +17,7 @@ from akbox.kernel.audit import AuditError
 from akbox.kernel.events import Event, pack_event
 from akbox.kernel.recover import RING_HEADER_BYTES, RING_MAGIC, Recovery, read_ring, recover
 from akbox.kernel.verify import verify
+from akbox.linux.unfinished import mark, recover_unfinished
 
 SIZE = 1 << 16
 
@@ -191,3 +193,15 @@ def test_the_ring_of_a_child_agent(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     mine = [line for line in lines if line["agent"] == child.id.hex()]
     assert [(line["target"], line["rule"]) for line in mine] == [("/app/a", "fs.read /x/**"), ("/app/b", None)]
+
+
+def test_a_mark_without_a_log_does_not_stay(tmp_path: Path) -> None:
+    """A power cut before the first sync leaves it; a run that is just starting has it, too, for a moment."""
+    old, new, logged = ("0" * 31 + digit for digit in "123")
+    for run in (old, new, logged):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        mark(tmp_path, run)
+        os.utime(tmp_path / "live" / run, (0, 0) if run != new else None)
+    (tmp_path / "runs" / logged / "audit.jsonl").write_text("damaged\n")
+    recover_unfinished(tmp_path)
+    assert sorted(os.listdir(tmp_path / "live")) == [new, logged]

@@ -172,6 +172,7 @@ def test_toml_syntax_errors_have_a_place(text: str, line: int, column: int) -> N
         ('approve.effects = ["fs.write"]', "approve.effects[0]", "missing"),
         ('tools.allow = ["a*b"]', "tools.allow[0]", "end a name"),
         ('infer.upstreams.x = { type = "openai", base_url = "ftp://x" }', "infer.upstreams.x.base_url", "not valid"),
+        ('infer.upstreams.x = { type = "openai", base_url = "vsock:2:80" }', "infer.upstreams.x.base_url", "no virtio"),
         (
             'infer.upstreams.x = { type = "openai", base_url = "https://x", key = "secret:N" }',
             "infer.upstreams.x.key",
