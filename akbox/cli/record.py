@@ -109,7 +109,7 @@ def _reading(what: str, exit_code: int) -> Iterator[None]:
         yield
     except CannotRun as error:
         raise Failure(f"{what}: {error.message}", fix=error.hint, exit_code=exit_code) from error
-    except (ReplayError, PolicyError, OSError) as error:
+    except (ReplayError, PolicyError, OSError, ValueError) as error:
         raise Failure(f"{what}: {error}", exit_code=exit_code) from error
 
 

@@ -16,9 +16,10 @@ from akbox.kernel.ops import Op
 from akbox.linux.plan import compile_for
 from akbox.linux.replay import ReplayError, entries_of, name_of
 from akbox.policy.compiled import CompiledPolicy
-from akbox.policy.learn import Learned, Seen, kept, learn, note
+from akbox.policy.learn import Learned, kept, learn, note
 from akbox.policy.load import load
 from akbox.policy.model import Policy
+from akbox.policy.places import Seen
 
 _NEEDS = {name: bits for bits, name in enumerate(NEED_NAMES)}
 _LINE = re.compile(r"([a-z]+\.[a-z]+) = (\[.*\])")  # as akbox/policy/suggest.py writes it

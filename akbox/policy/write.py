@@ -17,7 +17,8 @@ Notes = Mapping[tuple[str, str, str], str]
 
 
 def as_toml(policy: Policy, *, head: Sequence[str] = (), notes: Notes | None = None, tail: Sequence[str] = ()) -> str:
-    """head, tail: comment lines before and after; notes: comments by (section, list, item)."""
+    """head, tail: comment lines before and after; notes: comments by (section, list, item). Raises ValueError for a
+    null (of a JSON Schema), which TOML cannot hold."""
     data: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(msgspec.structs.replace(policy, source=None)))
     lines = [*_comments(head), f"version = {_value(data.pop('version'))}"]
     tables = {key: data.pop(key) for key in list(data) if isinstance(data[key], dict)}
@@ -76,6 +77,8 @@ def _value(value: Any) -> str:
         return "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + " }" if value else "{}"
     if isinstance(value, list):
         return f"[{', '.join(map(_value, value))}]"
+    if value is None:
+        raise ValueError("a null, which TOML cannot hold")
     return str(value)
 
 
