@@ -212,8 +212,8 @@ struct ak_verdict ak_judge_named(const struct ak_policy *p, struct ak_names *n, 
 	name[0] = 0;
 	if (n)
 		by_name = judge_pins(p, n, proto, addr, addr_len, port, name);
-	if (weight(by_name) > weight(v))
-		v = by_name;
+	if (weight(by_name) > weight(v) || (weight(by_name) == weight(v) && by_name.rule < v.rule))
+		v = by_name;            /* of two that say the same the policy's first is named, as everywhere */
 	else if (weight(v))
 		name[0] = 0;            /* a rule on addresses decided */
 	if (!p->parent || v.decision == AK_DENY)

@@ -26,7 +26,6 @@ class Flag(Struct, frozen=True):
     least: int | None = None
     choices: tuple[str, ...] = ()
     default: str | None = None
-    hidden: bool = False
 
     @property
     def dest(self) -> str:
@@ -66,7 +65,7 @@ def parse(flags: Sequence[Flag], args: Sequence[str]) -> tuple[Values, list[str]
         name, value = _split(arg)
         flag = by_name.get(name)
         if flag is None:
-            raise UsageError(f"there is no option {name}{did_you_mean(name, [f.name for f in flags if not f.hidden])}")
+            raise UsageError(f"there is no option {name}{did_you_mean(name, [f.name for f in flags])}")
         if flag.switch:
             if value is not None:
                 raise UsageError(f"{name} takes no value")

@@ -96,7 +96,6 @@ def _options(flags: Sequence[Flag]) -> list[click.Option]:
                 multiple=flag.many,
                 default=None if flag.many else flag.default,
                 help=flag.help,
-                hidden=flag.hidden,
             )
         )
     return options

@@ -1,4 +1,4 @@
-"""`akbox policy`: is it valid, what does it mean, a first one, and which found ones count."""
+"""`akbox policy`: is it valid, what does it mean, a first one, what is missing in it, and which found ones count."""
 
 from __future__ import annotations
 
@@ -102,6 +102,21 @@ def init(preset: str, output: str, list_presets: bool, as_json: bool) -> int:
         file.write(source.read_bytes())
     note(f"wrote {output} from the preset {preset}; when you have read it: akbox policy trust {output}")
     return 0
+
+
+@policy.command()
+@click.argument("run", required=False, default="last", metavar="[RUN]")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--state-dir", metavar="DIR", help="Instead of $XDG_STATE_HOME/akbox.")
+def suggest(run: str, as_json: bool, state_dir: str | None) -> int:
+    """Print the lines that would have allowed what a run was refused, each exactly.
+
+    Never a whole home, a system directory or a credential: for those it says why. Read the lines before they go into
+    the policy; a refusal may be what you want.
+    """
+    from akbox.cli.record import print_suggestions
+
+    return print_suggestions(run, as_json, state_dir)
 
 
 @policy.command()

@@ -39,6 +39,7 @@ class Options(Struct, frozen=True):
     verbose: bool
     gateway: bool
     resume: str | None = None
+    record: str | None = None
 
 
 FLAGS = (
@@ -51,7 +52,7 @@ FLAGS = (
     Flag("--limit", "A resource limit (memory=2G).", "NAME=N", many=True),
     Flag("--resume", "Continue this run: its heap, ledgers, log. COMMAND: by default its own.", "RUN"),
     Flag("--no-gateway", "No model gateway, although the policy has upstreams.", switch=True),
-    Flag("--record", "Not in this version.", "FILE", hidden=True),
+    Flag("--record", "Allow all that the policy does not deny, and write the policy that was needed.", "FILE"),
     Flag("--audit", "What the log holds.", "full|writes", choices=("full", "writes")),
     Flag("--anchor", "Where checkpoints go: file:PATH, https://… or exec:COMMAND.", "ANCHOR", many=True),
     Flag(
@@ -90,7 +91,7 @@ def main(args: list[str]) -> int:
 
 def execute(values: Values, command: tuple[str, ...]) -> int:
     """Runs the command; returns the exit code. `values` by the names of FLAGS. Raises Failure."""
-    _refuse_later_flags(str(values["target"]), values["record"])
+    _refuse_later_flags(str(values["target"]))
     if not command and values["resume"] is None:
         raise UsageError(f"there is no command to run: {USAGE}")
     if values["quiet"] and values["verbose"]:
@@ -120,8 +121,9 @@ def execute(values: Values, command: tuple[str, ...]) -> int:
         verbose=bool(values["verbose"]),
         resume=_text(values["resume"]),
         gateway=not values["no_gateway"],
+        record=_text(values["record"]),
     )
-    if options.resume is not None and (values["policy"] is not None or not extra.is_empty()):
+    if options.resume is not None and (values["policy"] is not None or options.record or not extra.is_empty()):
         raise UsageError("--resume goes on under the policy that the run has")
     return _run(_text(values["policy"]), extra, options)
 
@@ -135,15 +137,11 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(str(item) for item in value)
 
 
-def _refuse_later_flags(target: str, record: object) -> None:
+def _refuse_later_flags(target: str) -> None:
     if target in ("nanos", "microvm"):
         raise UsageError(f"--target {target} is not in this version of akbox; it has the target linux")
     if target != "linux":
         raise UsageError(f'there is no target "{target}"; this version has the target linux')
-    if record is not None:
-        raise UsageError(
-            "--record is not in this version of akbox; the report after a run has the line that allows each refusal"
-        )
 
 
 def _run(named: str | None, extra: Extra, options: Options) -> int:
@@ -211,7 +209,14 @@ def _start_and_report(
     from akbox.cli.report import print_report, report_document, write_json
 
     policy = merge(choice.policy, extra, cwd)
-    result, run_dir = _attended(policy, options, cwd, resumed)
+    recording = None
+    if options.record is not None:
+        from akbox.cli.record import Recording
+
+        recording = Recording.begin(options.record, policy, choice.origin)
+    result, run_dir = _attended(policy if recording is None else recording.allowed, options, cwd, resumed)
+    if recording is not None:
+        recording.write(Path(run_dir), options.state_dir)
     if json_fd is not None:
         write_json(json_fd, report_document(result, choice.origin, run_dir))
     if not options.quiet:

@@ -56,7 +56,7 @@ class ReplayError(Exception):
 def replay(run_dir: Path, policy: Policy, state: Path) -> Replay:
     """Judges the run's decisions under `policy`, in the same working directory, TMPDIR and for the same command. Raises
     ReplayError, PolicyError, CannotRun, OSError."""
-    entries = _entries(run_dir)
+    entries = entries_of(run_dir)
     start = next(entries, None)
     if start is None or start.target != "run:start" or "tmpdir" not in start.req:
         raise ReplayError(f"{run_dir} has no entry of the run's start that says where it ran")
@@ -76,7 +76,8 @@ def replay(run_dir: Path, policy: Policy, state: Path) -> Replay:
     return out
 
 
-def _entries(run_dir: Path) -> Iterator[Entry]:
+def entries_of(run_dir: Path) -> Iterator[Entry]:
+    """The lines of a run's log, in their order; not verified. Raises ReplayError for one that is no entry, OSError."""
     decode = msgspec.json.Decoder(Entry).decode
     for path in log_files(run_dir):
         with open(path, "rb") as file:
@@ -97,13 +98,14 @@ def _verdict(policy: CompiledPolicy, e: Entry) -> tuple[str, str | None, str | N
     need = _NEEDS.get(str(e.req.get("need", "")))
     if need is None:
         return None
-    target, second = _name(e.target, e.req.get("raw")), e.req.get("target2")
+    target, second = name_of(e.target, e.req.get("raw")), e.req.get("target2")
     if second is not None:
-        second = _name(str(second), e.req.get("raw2"))
+        second = name_of(str(second), e.req.get("raw2"))
     verdict = policy.decide(e.op, target, need=need, target2=second)
     rule = None if verdict.rule is None else str(verdict.rule)
     return DECISIONS[verdict.decision], rule, verdict.suggested_fix
 
 
-def _name(text: str, raw: object) -> str:
+def name_of(text: str, raw: object) -> str:
+    """A target as it was: the log shows what is not UTF-8 escaped, with its bytes beside it."""
     return os.fsdecode(bytes.fromhex(raw)) if isinstance(raw, str) else text
