@@ -160,6 +160,7 @@ int ak_tracer_resume(struct ak_tracer *t, pid_t tid, int sig)
 static bool get_regs(pid_t tid, ak_regs *regs)
 {
 	struct iovec io = {regs, sizeof *regs};
+	errno = 0;
 	return ptrace(PTRACE_GETREGSET, tid, NT_PRSTATUS, &io) == 0 && io.iov_len == sizeof *regs;
 }
 
@@ -167,6 +168,15 @@ static bool put_regs(pid_t tid, ak_regs *regs)
 {
 	struct iovec io = {regs, sizeof *regs};
 	return ptrace(PTRACE_SETREGSET, tid, NT_PRSTATUS, &io) == 0;
+}
+
+/* A task that cannot be told its result must not go on with another one. ESRCH: it is no longer stopped, so it was killed
+ * meanwhile, and perhaps it alone (another thread's exec ends it): SIGKILL would go to its whole process, whose new image that
+ * would be. */
+static void must_not_go_on(pid_t tid)
+{
+	if (errno != ESRCH)
+		kill(tid, SIGKILL);
 }
 
 static bool is_trapped(const struct ak_tracer *t, int64_t nr)
@@ -253,7 +263,6 @@ static bool event_stop(struct ak_tracer *t, pid_t tid, int sig, bool is_new, str
 	return true;
 }
 
-/* A task that cannot be told its result must not go on with another one. */
 int ak_tracer_answer(struct ak_tracer *t, pid_t tid, int64_t value)
 {
 	ak_regs regs;
@@ -263,7 +272,7 @@ int ak_tracer_answer(struct ak_tracer *t, pid_t tid, int64_t value)
 		ok = put_regs(tid, &regs);
 	}
 	if (!ok)
-		kill(tid, SIGKILL);
+		must_not_go_on(tid);
 	return ak_tracer_resume(t, tid, 0);
 }
 
@@ -323,7 +332,7 @@ static bool refused_stop(struct ak_tracer *t, pid_t tid)
 	if (get_regs(tid, &regs)) {
 		set_result(&regs, -EAGAIN);
 		if (!put_regs(tid, &regs))
-			kill(tid, SIGKILL);
+			must_not_go_on(tid);
 	}
 	ak_tracer_resume(t, tid, 0);
 	return false;

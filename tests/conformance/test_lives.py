@@ -146,6 +146,30 @@ def test_ends_in_the_middle_of_trapped_calls(worlds: Worlds, user: str, interpos
         assert inside(world, interposer, world.fill(EXITS), timeout_s=120).stdout == "all of them alpha\n\n"
 
 
+EXECS = """
+import os, threading
+def load():
+    while True:
+        try: open("{S}").close()
+        except OSError: pass
+for n in range(60):
+    pid = os.fork()
+    if pid == 0:
+        for k in range(3): threading.Thread(target=load, daemon=True).start()
+        os.execv("/bin/true", ["true"])
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status == 0, (n, status)
+print("all of them")
+"""
+
+
+@BOTH_OF_EACH
+def test_execs_in_the_middle_of_trapped_calls(worlds: Worlds, user: str, interposer: str) -> None:
+    """The exec ends the other threads before they are answered; that must not reach the new image. (One in four did.)"""
+    with worlds.lend(uid_of(user)) as world:
+        assert inside(world, interposer, world.fill(EXECS)).stdout == "all of them\n"
+
+
 STOPS = """
 import os, signal, threading, time
 pid = os.fork()
