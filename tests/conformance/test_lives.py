@@ -165,7 +165,7 @@ print("all of them")
 
 @BOTH_OF_EACH
 def test_execs_in_the_middle_of_trapped_calls(worlds: Worlds, user: str, interposer: str) -> None:
-    """The exec ends the other threads before they are answered; that must not reach the new image. (One in four did.)"""
+    """The exec ends the other threads before they are answered; that must not reach the new image (one in four did)."""
     with worlds.lend(uid_of(user)) as world:
         assert inside(world, interposer, world.fill(EXECS)).stdout == "all of them\n"
 
