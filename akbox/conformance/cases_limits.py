@@ -3,6 +3,7 @@ second of wall time are in cases_life.py."""
 
 from __future__ import annotations
 
+import os
 import re
 
 from akbox.conformance.engine import Result
@@ -125,4 +126,27 @@ SIZES = [
          Expect(exit=1, errnos=("EPERM",)), Control(stdout="raised"), policy={"limits.open_files": 32}),
 ]  # fmt: skip
 
-CASES = [*MEMORY_CASES, *PIDS, *TIMES, *SIZES]
+# Whatever control groups are mounted, of either version; where none is there is nothing to try. To open such a file for
+# writing changes nothing, and is what has to be refused.
+LIFT = (
+    "import os\ntried = errno = 0\nfor folder, _, names in os.walk('/sys/fs/cgroup'):\n for n in names:\n"
+    "  if n in {'cgroup.procs', 'tasks', 'cgroup.subtree_control', 'memory.max', 'memory.high', 'pids.max', 'cpu.max',"
+    " 'memory.limit_in_bytes'}:\n"
+    "   tried += 1\n   try: open(os.path.join(folder, n), 'r+b', 0); print('lifted', folder, n)\n"
+    "   except OSError as e: errno = e.errno\nprint('tried', errno)"
+)
+CGROUPS = os.path.exists("/sys/fs/cgroup/cgroup.procs") or os.path.exists("/sys/fs/cgroup/memory/cgroup.procs")
+
+
+def _nothing_lifted(world: World, result: Result) -> None:
+    require("lifted" not in result.stdout, str(result))
+
+
+GROUPS = [
+    Case("L11-cgroup", "lift the limits of one's control group, even if its files are granted", py(LIFT),
+         ok("tried 13", Entry("fs.open", "/sys/fs/cgroup/*")) if CGROUPS else ok("tried 0"),
+         Control("root", stdout="lifted") if CGROUPS else None, check=_nothing_lifted,
+         policy={**MEMORY, "fs.read": ["/sys/**"], "fs.write": ["/sys/**"]}),
+]  # fmt: skip
+
+CASES = [*MEMORY_CASES, *PIDS, *TIMES, *SIZES, *GROUPS]

@@ -1,5 +1,5 @@
 """What the C targets begin with. `seeds.py policy CORPUS`: compiled policies, from the shipped presets and small ones.
-`seeds.py calls|address CORPUS WORLD`: calls or addresses, and in WORLD the files and the policy that agent.h is about."""
+`seeds.py calls|address CORPUS WORLD`: calls or addresses, and in WORLD the files and policy that agent.h is about."""
 
 from __future__ import annotations
 
