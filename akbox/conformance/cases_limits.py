@@ -113,6 +113,9 @@ SIZES = [
     Case("L08-open-files", "open_files", py(OPEN_UNTIL), ok("errno 24\nbelow the limit\n"), Control(stdout="errno 24"),
          policy={"limits.open_files": 32}),
     Case("L08-core", "no core files", sh("ulimit -c; ulimit -Hc"), ok("0\n0\n"), control=None),
+    Case("L08-file-size-error", "a program that would rather have an error gets one",
+         py("open('{W}/big', 'wb', 0).write(bytes(1 << 20)); open('{W}/big', 'ab', 0).write(b'x')"),
+         Expect(exit=1, errnos=("EFBIG",)), policy={"limits.file_size": "1M"}),
     Case("L08-size-reason", "a file that grows too large is the reason", sh("exec head -c 2000000 /dev/zero > {W}/big"),
          Expect(exit=TOO_LARGE), policy={"limits.file_size": "1M"}, check=_reason("limit file_size")),
     *(

@@ -94,4 +94,12 @@ def test_what_is_named_elsewhere_is_there(place: str) -> None:
 
 def test_parts_that_were_lost_once() -> None:
     ids = {case.id for case in all_cases()}
-    assert {"L11-cgroup", "L11-NOFILE", "L11-prlimit", "L04", "L08-open-files", "L08-core"} <= ids
+    assert {
+        "L11-cgroup",
+        "L11-NOFILE",
+        "L11-prlimit",
+        "L04",
+        "L08-open-files",
+        "L08-core",
+        "L08-file-size-error",
+    } <= ids
