@@ -47,12 +47,12 @@ ELSEWHERE = {
     "A04": "conformance/test_cli.py::test_a04_no_landlock_is_refused",
     "A06": "conformance/test_log.py::test_a06_a_touched_log_is_refused_at_that_entry",
     "A07": "e2e/test_audit_crash.py::test_killed_under_load",
+    "A10": "integration/test_record.py::test_recorded_program_passes",
     "A11": "conformance/test_cases.py::test_case",  # engine.py asks `explain` about every path in every log
 }
 # Id: why nothing tests it.
 ABSENT = {
-    "A05": "there is no mode that only records",
-    "A10": "akbox does not learn policies",
+    "A05": "`run --record` allows, `audit replay -p` says what a policy would refuse; no mode does both",
     "A13": "a run's name is for people; two may have the same, and their state is apart",
     "I08": "not kept: descriptors from a peer that a rule allows are not recorded (SECURITY.md)",
     "I15": "names nothing to refuse",
