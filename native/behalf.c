@@ -90,6 +90,14 @@ int ak_parent_arg(struct ak_call *c, int dirfd, uint64_t addr, struct ak_parent 
 	return error < 0 ? ak_hide_error(c, dirfd, path, error) : 0;
 }
 
+int ak_own_copy(struct ak_call *c, int fd)
+{
+	int copy = ak_task_dup(c, fd);
+	if (copy == -EPERM)
+		ak_record(c, AK_OP_REFUSED, AK_DENY, 0, AK_NO_RULE, 0, EPERM, 0, "host:pidfd_getfd", NULL);
+	return copy;
+}
+
 int ak_object_of_fd(struct ak_call *c, int fd, bool path_only, struct ak_object *out)
 {
 	int flags = ak_task_fd_flags(c, fd);

@@ -52,6 +52,10 @@ int ak_parent_arg(struct ak_call *c, int dirfd, uint64_t addr, struct ak_parent 
  * cut in the process. */
 int ak_hide_error(struct ak_call *c, int dirfd, char *path, int error);
 
+/* ak_task_dup() for a call that cannot be made without: where the host refuses duplicates that has an entry, since it is
+ * neither the policy nor the kernel that refuses the call. */
+int ak_own_copy(struct ak_call *c, int fd);
+
 /* What the agent's descriptor refers to. -EBADF for an O_PATH descriptor unless `path_only` ones will do. */
 int ak_object_of_fd(struct ak_call *c, int fd, bool path_only, struct ak_object *out);
 

@@ -43,7 +43,7 @@ static int seen(struct ak_call *c, int dirfd, uint64_t addr, int at_flags, struc
 static int64_t add_watch(struct ak_call *c, int fd, uint64_t addr, uint32_t mask)
 {
 	struct ak_object object;
-	int inotify = ak_task_dup(c, fd);
+	int inotify = ak_own_copy(c, fd);
 	if (inotify < 0)
 		return inotify;
 	int r = ak_object_arg(c, AK_OP_STAT, AT_FDCWD, addr, mask & IN_DONT_FOLLOW ? AK_NOFOLLOW : 0, &object);

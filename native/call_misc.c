@@ -140,7 +140,7 @@ static int64_t signal_by_pidfd(struct ak_call *c, int fd, int sig, uint64_t info
 	siginfo_t info;
 	char target[40];
 	int error = info_addr ? ak_read(c, info_addr, &info, sizeof info) : 0;
-	int own = error < 0 ? error : ak_task_dup(c, fd);
+	int own = error < 0 ? error : ak_own_copy(c, fd);
 	if (own < 0)
 		return own;
 	pid_t pid = pid_of_pidfd(own);

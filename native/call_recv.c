@@ -36,7 +36,7 @@ struct incoming {
 static bool is_ours(struct ak_call *c, struct incoming *in, int flags)
 {
 	struct ak_names *names = c->enforcer->net_names;
-	if (!names || (flags & MSG_ERRQUEUE) || ak_socket_get(c, ak_int(c->stop->args[0]), &in->s) < 0)
+	if (!names || (flags & MSG_ERRQUEUE) || ak_socket_of(ak_task_dup(c, ak_int(c->stop->args[0])), &in->s) < 0)
 		return false;
 	in->flags = flags;
 	in->data = NULL;

@@ -32,7 +32,12 @@ static int option(int fd, int name)
 
 int ak_socket_get(struct ak_call *c, int fd, struct ak_socket *s)
 {
-	s->fd = ak_task_dup(c, fd);
+	return ak_socket_of(ak_own_copy(c, fd), s);
+}
+
+int ak_socket_of(int copy, struct ak_socket *s)
+{
+	s->fd = copy;
 	if (s->fd < 0)
 		return s->fd;
 	int flags = fcntl(s->fd, F_GETFL);

@@ -27,8 +27,10 @@ struct ak_peer {
 	char target2[AK_HOST_MAX + 48]; /* by name: the address; led to our own server: which */
 };
 
-/* A duplicate of descriptor `fd` and what it is. -EBADF, -ENOTSOCK, -EPERM where duplicates are refused. */
+/* A duplicate of descriptor `fd` and what it is. -EBADF, -ENOTSOCK, -EPERM where duplicates are refused, with an entry. */
 int ak_socket_get(struct ak_call *c, int fd, struct ak_socket *s);
+/* The same of a duplicate that there is, whose owner `s` becomes; or of the -errno that came instead of it. */
+int ak_socket_of(int copy, struct ak_socket *s);
 void ak_socket_close(struct ak_socket *s);
 
 /* The sockaddr argument of a call, at most 128 bytes as the kernel has it. 0 or -errno. */

@@ -139,6 +139,10 @@ def _call_reason(denial: Denial) -> str:
     kind, _, name = denial.target.partition(":")
     if kind == "limit":
         return f"the run has as many as limits.{name} allows (raise it with --limit {name}=…)"
+    if kind == "host":
+        return (
+            f"a filter of this host (a container's?) refuses {name}, by which akbox would do it; no policy changes that"
+        )
     if number is not None:
         return f"{reason_of(arch, number)}; no policy allows it"
     reason = f"option {name} of prctl(2) is not known to be harmless" if kind == "prctl" else denial.message

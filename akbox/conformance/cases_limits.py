@@ -3,6 +3,7 @@ second of wall time are in cases_life.py."""
 
 from __future__ import annotations
 
+import os
 import re
 
 from akbox.conformance.engine import Result
@@ -112,6 +113,9 @@ SIZES = [
     Case("L08-open-files", "open_files", py(OPEN_UNTIL), ok("errno 24\nbelow the limit\n"), Control(stdout="errno 24"),
          policy={"limits.open_files": 32}),
     Case("L08-core", "no core files", sh("ulimit -c; ulimit -Hc"), ok("0\n0\n"), control=None),
+    Case("L08-file-size-error", "a program that would rather have an error gets one",
+         py("open('{W}/big', 'wb', 0).write(bytes(1 << 20)); open('{W}/big', 'ab', 0).write(b'x')"),
+         Expect(exit=1, errnos=("EFBIG",)), policy={"limits.file_size": "1M"}),
     Case("L08-size-reason", "a file that grows too large is the reason", sh("exec head -c 2000000 /dev/zero > {W}/big"),
          Expect(exit=TOO_LARGE), policy={"limits.file_size": "1M"}, check=_reason("limit file_size")),
     *(
@@ -125,4 +129,27 @@ SIZES = [
          Expect(exit=1, errnos=("EPERM",)), Control(stdout="raised"), policy={"limits.open_files": 32}),
 ]  # fmt: skip
 
-CASES = [*MEMORY_CASES, *PIDS, *TIMES, *SIZES]
+# Whatever control groups are mounted, of either version; where none is there is nothing to try. To open such a file for
+# writing changes nothing, and is what has to be refused.
+LIFT = (
+    "import os\ntried = errno = 0\nfor folder, _, names in os.walk('/sys/fs/cgroup'):\n for n in names:\n"
+    "  if n in {'cgroup.procs', 'tasks', 'cgroup.subtree_control', 'memory.max', 'memory.high', 'pids.max', 'cpu.max',"
+    " 'memory.limit_in_bytes'}:\n"
+    "   tried += 1\n   try: open(os.path.join(folder, n), 'r+b', 0); print('lifted', folder, n)\n"
+    "   except OSError as e: errno = e.errno\nprint('tried', errno)"
+)
+CGROUPS = os.path.exists("/sys/fs/cgroup/cgroup.procs") or os.path.exists("/sys/fs/cgroup/memory/cgroup.procs")
+
+
+def _nothing_lifted(world: World, result: Result) -> None:
+    require("lifted" not in result.stdout, str(result))
+
+
+GROUPS = [
+    Case("L11-cgroup", "lift the limits of one's control group, even if its files are granted", py(LIFT),
+         ok("tried 13", Entry("fs.open", "/sys/fs/cgroup/*")) if CGROUPS else ok("tried 0"),
+         Control("root", stdout="lifted") if CGROUPS else None, check=_nothing_lifted,
+         policy={**MEMORY, "fs.read": ["/sys/**"], "fs.write": ["/sys/**"]}),
+]  # fmt: skip
+
+CASES = [*MEMORY_CASES, *PIDS, *TIMES, *SIZES, *GROUPS]

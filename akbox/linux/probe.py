@@ -54,7 +54,7 @@ _REMEDIES = {
     "trace": "needs ptrace; without it --interposer ptrace cannot be used",
     "process_vm_readv": "/proc/PID/mem is used instead; older container runtimes refuse this one",
     "proc-mem": "process_vm_readv is used instead; mount /proc, check kernel.yama.ptrace_scope",
-    "pidfd_getfd": "normal in containers: sockets are served another way",
+    "pidfd_getfd": "a container's profile must allow it; else sockets reach nothing and no file is watched",
     "landlock": "Linux 5.13 or later with landlock in its lsm= list; a container's profile must allow it",
     "landlock-scope": "Linux 6.12 or later; before, signals to other processes are held by the enforcer alone",
     "openat2": "Linux 5.6 or later; a container's profile must allow it",

@@ -1,11 +1,14 @@
 """A host program as in a Kubernetes pod: many threads, and a filter like the runtime's default over all of them.
 
 Installs the filter, starts threads, and from four of them at once runs a command in a sandbox. Prints what they said.
+With `sockets`: what became of a connect that the policy allows, and what the report has about it.
 """
 
 from __future__ import annotations
 
 import errno
+import socket
+import sys
 import threading
 
 import pyseccomp
@@ -61,5 +64,19 @@ def main() -> None:
     print(f"{len(said)} runs: {sorted(set(said))}")
 
 
+CONNECT = "import socket; print(socket.socket().connect_ex(('127.0.0.1', {port})))"
+
+
+def sockets() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        policy = akbox.Policy.parse(f'version = "1.0"\nprofiles = ["python"]\nnet.connect = ["ip:127.0.0.1:{port}"]\n')
+        confine()
+        result = akbox.Sandbox(policy).run(["/usr/bin/python3", "-I", "-c", CONNECT.format(port=port)])
+        print(
+            result.stdout.decode().strip(), sorted({d.target for d in result.denials if d.target.startswith("host:")})
+        )
+
+
 if __name__ == "__main__":
-    main()
+    sockets() if sys.argv[1:] == ["sockets"] else main()

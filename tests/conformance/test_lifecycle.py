@@ -196,3 +196,13 @@ def test_p43_multi_threaded_host_under_a_runtime_filter(worlds: Worlds, user: st
         result = execute([sys.executable, str(script)], world, uid=world.uid, timeout_s=60)
         assert result.exit == 0, str(result)
         assert result.stdout == "4 runs: ['from a thread']\n", str(result)
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_sockets_under_a_runtime_filter_are_refused_with_an_entry(worlds: Worlds, user: str) -> None:
+    """Without pidfd_getfd there is no way to the agent's socket: what a rule allows is refused too, and logged."""
+    script = Path(__file__).with_name("runtime_host.py")
+    with worlds.lend(uid_of(user)) as world:
+        result = execute([sys.executable, str(script), "sockets"], world, uid=world.uid, timeout_s=60)
+        assert result.exit == 0, str(result)
+        assert result.stdout == "1 ['host:pidfd_getfd']\n", str(result)

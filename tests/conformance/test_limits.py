@@ -3,6 +3,7 @@ time (L05, L07, L10). The other cases are in akbox/conformance/cases_limits.py a
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -140,3 +141,16 @@ def test_l10_output_flood_streamed(worlds: Worlds) -> None:
         assert (run.returncode, size) == (0, 1 << 30)
         assert most is not None
         assert int(most[1]) >> 10 < 60, f"akbox took {most[1]} KiB"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount control groups, here in a namespace of its own")
+def test_l11_control_groups_of_the_second_version() -> None:
+    """The kit's case where cgroup v2 is mounted, whatever this machine has."""
+    mount = 'mount -t cgroup2 none /sys/fs/cgroup && exec "$@"'
+    kit = [*akbox_command(), "test", "confinement", "--case", "L11-cgroup", "--case", "R09-cgroup", "--json"]
+    command = ["unshare", "--mount", "sh", "-c", mount, "sh", *kit]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    outcomes = [outcome for outcome in json.loads(done.stdout)["outcomes"] if outcome["case"] == "L11-cgroup"]
+    assert {outcome["user"] for outcome in outcomes} == {"outside", *USERS}
+    assert {outcome["status"] for outcome in outcomes} == {"pass"}, done.stdout

@@ -1,7 +1,7 @@
 """`python.py TARGET SECONDS`: hypothesis on what reads bytes of others, for as long as it is given.
 
 filter: the compiled seccomp filter against the slow reading of its table. policies: the loader, with TOML and JSON that
-are nearly right. requests: the authority calls' parser. logs: the verifier. matchers: C against Python.
+are nearly right. requests: the authority calls' parser. frames: the framed channel. logs: the verifier.
 Each round is a run of hypothesis with a seed of its own; the first failure is printed and ends it with exit code 1.
 """
 
@@ -97,6 +97,70 @@ def requests() -> tuple[st.SearchStrategy[object], Body]:
     return st.tuples(st.integers(1020, 1048), st.binary(max_size=200) | near), check
 
 
+def frames() -> tuple[st.SearchStrategy[object], Body]:
+    """Streams of frames that are right, nearly right, or nothing of the kind, as a channel reads them."""
+    from akbox.kernel.frames import (
+        BATCH,
+        ERROR,
+        HEADER,
+        HELLO,
+        REQUEST,
+        RESPONSE,
+        Conversation,
+        FrameError,
+        error_frame,
+        pack,
+        read_frame,
+    )
+    from tests.unit.kernel_kit import Box
+
+    box = Box(_folder())
+    token = "t" * 64
+    words = st.sampled_from(
+        ["op", "args", "READ", "ALLOC", "1025", HELLO, "token", token, "ptr", "type", "/etc/shadow"]
+    )
+    json_value = st.recursive(
+        words | st.none() | st.integers() | st.floats(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=4),
+    )
+    payload = json_value.map(lambda v: json.dumps(v).encode()) | st.binary(max_size=60)
+    hello = st.sampled_from([token, "x"]).map(lambda t: json.dumps({"op": HELLO, "token": t}).encode())
+    flags = st.sampled_from([REQUEST, REQUEST, REQUEST | BATCH, RESPONSE, 0xFF])
+    good = st.builds(pack, flags, st.integers(0, 5) | st.integers(0, 2**64 - 1), payload)
+    first = st.builds(pack, st.just(REQUEST), st.just(1), hello)
+    damage = st.none() | st.tuples(st.integers(0, 200), st.integers(0, 4), st.binary(max_size=4))
+
+    def check(case: tuple[bytes, list[bytes], tuple[int, int, bytes] | None]) -> None:
+        start, rest, harm = case
+        stream = start + b"".join(rest)
+        if harm is not None:
+            at, gone, other = harm
+            stream = stream[:at] + other + stream[at + gone :]
+        at = 0
+
+        def read(count: int) -> bytes:
+            nonlocal at
+            part = stream[at : at + count]
+            at += len(part)
+            return part
+
+        talk = Conversation(box.kernel, lambda given: box.kernel.root if given == token else None)
+        replies: list[bytes] = []
+        try:
+            while (frame := read_frame(read)) is not None:
+                replies.append(talk.answer(frame))
+        except FrameError as error:
+            replies.append(error_frame(error))
+        for reply in replies:
+            size = HEADER.unpack_from(reply)[3]
+            assert size == len(reply) - HEADER.size, (case, reply)
+            document = json.loads(reply[HEADER.size :])
+            assert isinstance(document, list) or document["ok"] is not bool(reply[3] & ERROR), (case, reply)
+        assert talk.agent is None or token.encode() in stream, case
+
+    return st.tuples(first | good | st.binary(max_size=40), st.lists(good, max_size=4), damage), check
+
+
 def logs() -> tuple[st.SearchStrategy[object], Body]:
     from akbox.kernel.verify import verify
     from tests.unit.kernel_kit import Box
@@ -129,7 +193,7 @@ def _folder() -> Path:
     return Path(folder)
 
 
-TARGETS = {"filter": filters, "policies": policies, "requests": requests, "logs": logs}
+TARGETS = {"filter": filters, "policies": policies, "requests": requests, "frames": frames, "logs": logs}
 
 
 def main() -> int:

@@ -10,11 +10,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+SEEDS = ROOT / "tests" / "fuzz" / "seeds.py"
 FLAGS = [
     *("-g", "-O1", "-std=gnu11", "-D_GNU_SOURCE", "-DSTANDALONE", "-Wall", "-Wextra", "-Werror"),
     *("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-I", str(ROOT / "native"), "-pthread"),
@@ -24,6 +27,9 @@ TARGETS = {
     "ring": ("ring",),
     "chain": ("chain", "merkle", "sha256"),
 }
+# Not of the enforcer: Python's side, the launcher's and the tracer's.
+OTHERS = ("py_*.c", "module.c", "launch.c", "pump.c", "tracer.c", "taskset.c")
+NOBODY = 65534
 # The ring, and the enforcer with real confined processes; the log's C is the chain target above.
 SUITE = (
     "test_ring.py",
@@ -41,12 +47,51 @@ def test_parsers_over_hostile_input(name: str, tmp_path: Path) -> None:
     subprocess.run(["gcc", *FLAGS, "-o", program, *sources], check=True)
     arguments: list[str | Path] = ["1500"]
     if name == "policy":
-        subprocess.run([sys.executable, ROOT / "tests" / "fuzz" / "seeds.py", tmp_path / "seeds"], check=True)
+        subprocess.run([sys.executable, SEEDS, "policy", tmp_path / "seeds"], check=True)
         arguments = sorted((tmp_path / "seeds").iterdir(), key=lambda path: path.stat().st_size)[:5]
         assert arguments
     done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "nothing found" in done.stdout
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Which an ordinary user can reach, whoever runs the tests."""
+    with tempfile.TemporaryDirectory(prefix="akbox-fuzz-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@pytest.mark.parametrize("target", ["calls", "address"])
+def test_the_enforcer_over_hostile_calls(target: str, open_folder: Path) -> None:
+    """Any arguments, memory and addresses: nothing that the policy keeps is touched (tests/fuzz/agent.h). A policy that
+    grants too much is noticed."""
+    program, world = open_folder / target, open_folder / "world"
+    others = {path for pattern in OTHERS for path in (ROOT / "native").glob(pattern)}
+    sources = [ROOT / "tests" / "fuzz" / name for name in (f"{target}.c", "agent.c")]
+    sources += sorted(set((ROOT / "native").glob("*.c")) - others)
+    subprocess.run(["gcc", *FLAGS, "-I", str(ROOT / "tests" / "fuzz"), "-o", program, *sources], check=True)
+    subprocess.run([sys.executable, SEEDS, target, open_folder / "seeds", world], check=True)
+    env = {**os.environ, "AKBOX_FUZZ_DIR": str(world)}
+    done = _as_nobody([program, "5000", str(os.getpid())], open_folder, env)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "nothing found" in done.stdout
+    if target == "calls":
+        everything = "import sys, seeds; from pathlib import Path; w = Path(sys.argv[1])\n"
+        everything += "seeds.WORLD_POLICY = seeds.WORLD_POLICY.replace('{0}/work/**', '{0}/**'); seeds.make_world(w)"
+        subprocess.run([sys.executable, "-c", everything, world], cwd=SEEDS.parent, check=True)
+        done = _as_nobody([program, "50000", "1"], open_folder, env)
+        assert done.returncode != 0
+        assert "was changed" in done.stderr, done.stderr[-4000:]
+
+
+def _as_nobody(command: list[str | Path], folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """What acts on behalf of a hostile process has nothing of root's within reach, and no other process."""
+    if os.geteuid() == 0:
+        subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", folder], check=True)
+        ids = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+        command = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child", "setpriv", *ids, *command]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=env)
 
 
 @pytest.fixture(scope="module")
