@@ -99,7 +99,7 @@ class Children:
         decision = kernel.decide(parent.id, effect)
         if not decision.allowed and decision.code is not Code.APPROVAL_REQUIRED:
             raise CallError(Code.POLICY_DENY, decision.reason, missing_cap=decision.missing_cap, stage="POLICY")
-        agent = kernel.add_agent(parent.id, args.name, plan.policy, limits_of_args(args.budgets))
+        agent = kernel.tree.add(parent.id, args.name, plan.policy, limits_of_args(args.budgets))
         try:
             own = {
                 "AKBOX_AGENT": agent.id.hex(),
@@ -114,7 +114,7 @@ class Children:
                 member=Member(agent, above), children=self,
             )  # fmt: skip
         except BaseException:
-            kernel.end_agent(agent, "failed")
+            kernel.tree.end(agent, "failed")
             raise
         return agent, run
 
@@ -140,7 +140,7 @@ class Children:
         agent, kernel = run.agent, run.kernel
         try:
             agent.ledger.charge("cpu_ns", run.cpu_ns())
-            kernel.end_agent(agent, "failed" if isinstance(result, CannotRun) else "ended")
+            kernel.tree.end(agent, "failed" if isinstance(result, CannotRun) else "ended")
             reason = result.message if isinstance(result, CannotRun) else result.reason
             kernel.note_agent(agent, "end", {}, {"exit_code": result.exit_code, "reason": reason})
         finally:
