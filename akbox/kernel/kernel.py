@@ -27,6 +27,7 @@ from akbox.kernel.events import ALLOW, NEED_NAMES, Event, EventError, pack_event
 from akbox.kernel.ops import Op, op_name
 from akbox.kernel.redact import stored_policy
 from akbox.kernel.refusals import Refusals
+from akbox.kernel.taint import TAINT_UNTRUSTED
 from akbox.kernel.tree import AgentTree
 from akbox.store.base import Store, StoreError
 
@@ -229,7 +230,7 @@ class Kernel:
         `wall_ms` and `cpu_ns` are what it has used. Raises StoreError."""
         root = self.agent(self.root)
         with self.store.transaction() as tx:
-            tx.adopt(self.root)  # child agents have ended with their supervisor
+            tx.adopt(self.root, taint=TAINT_UNTRUSTED)  # child agents have ended with their supervisor
         used = {k: v for k, v in self.store.load_budgets(self.root).items() if k in LASTING or k == "cpu_ns"}
         objects, size = self.store.held(self.root)
         used |= {"heap_objects": objects, "heap_bytes": size, "cpu_ns": max(used.get("cpu_ns", 0), cpu_ns)}

@@ -15,6 +15,7 @@ from akbox.kernel.budget import BudgetExceeded, Ledger
 from akbox.kernel.codes import CallError, Code
 from akbox.kernel.digest import sha256
 from akbox.kernel.effect import AgentId
+from akbox.kernel.taint import TAINT_UNTRUSTED
 
 if TYPE_CHECKING:
     from akbox.kernel.kernel import Kernel
@@ -147,7 +148,7 @@ class AgentTree:
             for held in agent.layer.held.values():
                 agent.layer.end(held.rule or 0)
         with self._kernel.store.transaction() as tx:
-            tx.inherit(agent.id, agent.parent.id)
+            tx.inherit(agent.id, agent.parent.id, taint=TAINT_UNTRUSTED)
         agent.ledger.close()
         agent.forget()
         self._retire(agent.parent)
