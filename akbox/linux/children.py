@@ -175,9 +175,8 @@ class Children:
         with self._lock:
             self._counted.add(run.agent.id)
             above = self._next(run)
-            heir = None if above is None else self._runs[above.id]
-        if heir is not None:
-            heir.child_ended(run)
+            if above is not None:
+                self._runs[above.id].child_ended(run)
 
     def end_below(self, agent: Agent) -> None:
         """Ends the children of an agent that is ending, but for those that may outlive it; of the first agent, all

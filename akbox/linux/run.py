@@ -116,7 +116,7 @@ class Run:
         self._tracer: _native.Tracer = _native.Tracer(
             plan.program.trapped,
             not plan.filter.notify,
-            plan.resources.pids or 0,
+            0 if plan.resources.pids is None else max(plan.resources.pids, 1),  # 0: none beside the first
             plan.resources.io_bytes is not None,
             None if self._above is None else self._above._tracer,
         )

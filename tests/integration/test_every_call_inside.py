@@ -11,6 +11,8 @@ from inference.upstream import FakeUpstream
 
 import akbox
 
+from .raw_call import RAW
+
 POLICY = """version = "1.0"
 profiles = ["python"]
 [fs]
@@ -27,18 +29,9 @@ key = "secret:K"
 from = "exec:echo a-key-of-the-provider"
 for = ["infer:gpt"]
 """
-AGENT = r"""
-import ctypes, json
-libc = ctypes.CDLL(None, use_errno=True)
-libc.syscall.restype = ctypes.c_long
-def raw(nr, args, cap=65536, req=None, resp=None, agent=0, size=None, flags=0):
-    body = json.dumps(args).encode()
-    buf = ctypes.create_string_buffer(max(cap, 1))
-    n = libc.syscall(ctypes.c_long(nr), ctypes.c_void_p(agent), ctypes.c_void_p(req) if req is not None else body,
-                     ctypes.c_size_t(len(body) if size is None else size),
-                     ctypes.c_void_p(ctypes.addressof(buf) if resp is None else resp), ctypes.c_size_t(cap),
-                     ctypes.c_ulong(flags))
-    return n if n >= 0 else -ctypes.get_errno(), buf.raw[:max(n, 0)] if n >= 0 else buf.value
+AGENT = (
+    RAW
+    + r"""
 def ask(nr, args): return json.loads(raw(nr, args)[1])["result"]
 def entries(nr): return len(ask(1028, {"what": "audit", "op": nr, "limit": 1000})["entries"])
 ptrs = iter([ask(1025, {"type": "t", "value": 1})["ptr"] for _ in range(40)])
@@ -82,6 +75,7 @@ for nr, good in GOOD.items():
         out[nr]["entries"] = entries(nr) - again  # of the bad reply alone, not of FETCH
 print(json.dumps(out))
 """
+)
 
 
 @pytest.mark.parametrize("interposer", ["auto", "ptrace"])

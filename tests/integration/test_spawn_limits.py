@@ -79,6 +79,12 @@ def test_a_process_too_many_is_no_agent(tmp_path: Path) -> None:
     assert [e["res"]["exit_code"] for e in world.entries() if e["target"].endswith(":end")][:1] == [125]
 
 
+def test_none_is_none(tmp_path: Path) -> None:
+    code = "say(spawned=refused(lambda: spawn('')))\ntry: os.fork()\nexcept OSError as e: say(forked=e.errno)\n"
+    result, said = World(tmp_path, more="[limits]\npids = 0\n").run(code)
+    assert (result.exit_code, said) == (0, [{"spawned": "QUOTA_EXCEEDED"}, {"forked": 11}])
+
+
 def test_a_child_may_have_less(tmp_path: Path) -> None:
     code = forked(NO_LIMITS + "[limits]\npids = 3\n", NO_LIMITS)
     result, (said,) = World(tmp_path, more="[limits]\npids = 30\n").run(code)
