@@ -199,11 +199,20 @@ class Tracer:
     any."""
 
     count: int
-    def __init__(self, trapped: bytes, trace_seccomp: bool, max_processes: int = 0, count_io: bool = False) -> None:
+    def __init__(
+        self,
+        trapped: bytes,
+        trace_seccomp: bool,
+        max_processes: int = 0,
+        count_io: bool = False,
+        above: Tracer | None = None,
+    ) -> None:
         """trapped: one bit (little-endian) for each call number that the filter gives to the listener. max_processes:
         at one time, 0 for no limit; one more gets EAGAIN and STOP_TOO_MANY is reported. count_io: what tasks that end
-        have read and written is kept for io_bytes()."""
-    def seize(self, pid: int) -> None: ...
+        have read and written is kept for io_bytes(). above: the tracer of the agent that started this one, whose
+        max_processes covers these, too."""
+    def seize(self, pid: int) -> None:
+        """BlockingIOError: it is one process too many, and was killed."""
     def wait(self, block: bool = True) -> tuple[int, int, int]:
         """(kind STOP_*, tid, value): value is the call number, the former tid of an exec, the stop signal or the main
         process's wait status."""

@@ -243,29 +243,39 @@ struct tracer_object {
 	PyObject_HEAD
 	struct ak_tracer *tracer;
 	PyObject *trapped;      /* bytes: the tracer reads them in place */
+	PyObject *above;        /* the tracer of the agent that started this one, or NULL: it must not go before this */
 };
 
 static int tracer_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-	static char *names[] = {"trapped", "trace_seccomp", "max_processes", "count_io", NULL};
+	static char *names[] = {"trapped", "trace_seccomp", "max_processes", "count_io", "above", NULL};
 	struct tracer_object *t = (struct tracer_object *)self;
-	PyObject *trapped;
+	PyObject *trapped, *above = Py_None;
 	char *bits;
 	Py_ssize_t len;
 	int trace_seccomp, count_io = 0;
 	unsigned long long max_processes = 0;
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!p|Kp", names, &PyBytes_Type, &trapped, &trace_seccomp, &max_processes,
-					 &count_io) || t->tracer)
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!p|KpO", names, &PyBytes_Type, &trapped, &trace_seccomp, &max_processes,
+					 &count_io, &above) || t->tracer)
 		return -1;
+	if (above != Py_None && Py_TYPE(above) != Py_TYPE(self)) {
+		PyErr_SetString(PyExc_TypeError, "above: a Tracer, or None");
+		return -1;
+	}
 	if (PyBytes_AsStringAndSize(trapped, &bits, &len) < 0)
 		return -1;
-	t->tracer = ak_tracer_new((const uint8_t *)bits, (size_t)len * 8, trace_seccomp, (size_t)max_processes, count_io);
+	t->tracer = ak_tracer_new((const uint8_t *)bits, (size_t)len * 8, trace_seccomp, (size_t)max_processes, count_io,
+				  above == Py_None ? NULL : ((struct tracer_object *)above)->tracer);
 	if (!t->tracer) {
 		PyErr_NoMemory();
 		return -1;
 	}
 	t->trapped = trapped;
 	Py_INCREF(trapped);
+	if (above != Py_None) {
+		t->above = above;
+		Py_INCREF(above);
+	}
 	return 0;
 }
 
@@ -275,6 +285,7 @@ static void tracer_dealloc(PyObject *self)
 	freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 	ak_tracer_free(((struct tracer_object *)self)->tracer);
 	Py_XDECREF(((struct tracer_object *)self)->trapped);
+	Py_XDECREF(((struct tracer_object *)self)->above);
 	release(self);
 	Py_DECREF(type);
 }

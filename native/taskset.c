@@ -45,6 +45,14 @@ static bool grow(struct ak_taskset *s)
 	return true;
 }
 
+static void count_processes(struct ak_taskset *s, size_t more, size_t fewer)
+{
+	for (; s; s = s->above) {
+		atomic_fetch_add(&s->all_processes, more);
+		atomic_fetch_sub(&s->all_processes, fewer);
+	}
+}
+
 /* Precondition: lock held. A thread group has the number of its leader; EPERM is told only of one that is there. */
 static bool insert(struct ak_taskset *s, pid_t tid, bool *is_new)
 {
@@ -63,12 +71,13 @@ static bool insert(struct ak_taskset *s, pid_t tid, bool *is_new)
 	slot->leads = syscall(SYS_tgkill, tid, tid, 0) == 0 || errno == EPERM;
 	s->n_tasks++;
 	s->n_processes += slot->leads;
+	count_processes(s, slot->leads, 0);
 	return true;
 }
 
-bool ak_taskset_init(struct ak_taskset *s)
+bool ak_taskset_init(struct ak_taskset *s, struct ak_taskset *above)
 {
-	*s = (struct ak_taskset){.n_slots = FIRST_SLOTS};
+	*s = (struct ak_taskset){.n_slots = FIRST_SLOTS, .above = above};
 	pthread_mutex_init(&s->lock, NULL);
 	s->slots = calloc(s->n_slots, sizeof *s->slots);
 	return s->slots != NULL;
@@ -76,6 +85,7 @@ bool ak_taskset_init(struct ak_taskset *s)
 
 void ak_taskset_free(struct ak_taskset *s)
 {
+	count_processes(s->above, 0, s->n_processes);
 	pthread_mutex_destroy(&s->lock);
 	free(s->slots);
 }
@@ -104,6 +114,7 @@ void ak_taskset_drop(struct ak_taskset *s, pid_t tid, uint64_t cpu_ns)
 	if (slot->tid == tid) {
 		s->n_tasks--;
 		s->n_processes -= slot->leads;
+		count_processes(s, 0, slot->leads);
 		slot->tid = DELETED;
 	}
 	pthread_mutex_unlock(&s->lock);
@@ -149,10 +160,7 @@ pid_t ak_taskset_next(struct ak_taskset *s, size_t *cursor)
 
 size_t ak_taskset_processes(struct ak_taskset *s)
 {
-	pthread_mutex_lock(&s->lock);
-	size_t n = s->n_processes;
-	pthread_mutex_unlock(&s->lock);
-	return n;
+	return atomic_load(&s->all_processes);
 }
 
 /* clock_getcpuclockid(3) spelled out: it allocates nothing and needs no permission. */

@@ -6,6 +6,7 @@
 #define AK_TASKSET_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -25,9 +26,11 @@ struct ak_taskset {
 	uint64_t ended_cpu_ns;  /* of processes that are no more */
 	uint64_t ended_io_bytes;        /* of tasks that are exiting or no more */
 	bool ending;
+	struct ak_taskset *above;       /* of the agent that started this one; outlives it; never changes */
+	atomic_size_t all_processes;    /* of this one and all below it: without a lock, as whoever is below adds to it */
 };
 
-bool ak_taskset_init(struct ak_taskset *s);
+bool ak_taskset_init(struct ak_taskset *s, struct ak_taskset *above);
 void ak_taskset_free(struct ak_taskset *s);
 
 /* Notes a task; *is_new: it was not known. False: out of memory (the caller must not let it run). */
@@ -43,6 +46,7 @@ bool ak_taskset_ending(struct ak_taskset *s);
 size_t ak_taskset_count(struct ak_taskset *s);
 /* The task behind the one that this returned last for `cursor`, all of them in turn; 0: there is none. */
 pid_t ak_taskset_next(struct ak_taskset *s, size_t *cursor);
+/* With those of the sets below it. */
 size_t ak_taskset_processes(struct ak_taskset *s);
 /* CPU time of all processes, ended ones included. */
 uint64_t ak_taskset_cpu_ns(struct ak_taskset *s);

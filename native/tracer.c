@@ -57,6 +57,7 @@ struct ak_tracer {
 	const uint8_t *trapped;
 	size_t n_calls;
 	size_t max_processes;
+	struct ak_tracer *above;
 	pid_t condemned[CONDEMNED_MAX];         /* 0: free */
 	bool trace_seccomp;
 	bool count_io;
@@ -66,7 +67,7 @@ struct ak_tracer {
 };
 
 struct ak_tracer *ak_tracer_new(const uint8_t *trapped, size_t n_calls, bool trace_seccomp, size_t max_processes,
-				bool count_io)
+				bool count_io, struct ak_tracer *above)
 {
 	struct ak_tracer *t = calloc(1, sizeof *t);
 	if (!t)
@@ -76,7 +77,8 @@ struct ak_tracer *ak_tracer_new(const uint8_t *trapped, size_t n_calls, bool tra
 	t->trace_seccomp = trace_seccomp;
 	t->max_processes = max_processes;
 	t->count_io = count_io;
-	if (!ak_taskset_init(&t->tasks)) {
+	t->above = above;
+	if (!ak_taskset_init(&t->tasks, above ? &above->tasks : NULL)) {
 		free(t);
 		return NULL;
 	}
@@ -122,6 +124,15 @@ static bool was_condemned(struct ak_tracer *t, pid_t tid)
 	return false;
 }
 
+/* Here, or where this tree is a part. */
+static bool too_many(struct ak_tracer *t)
+{
+	for (; t; t = t->above)
+		if (t->max_processes && ak_taskset_processes(&t->tasks) > t->max_processes)
+			return true;
+	return false;
+}
+
 /* True when the task was not known. Whatever its number of processes, a run has at most max_processes that have run an
  * instruction: a new one is seen here, stopped, before its first. */
 static bool add_task(struct ak_tracer *t, pid_t tid)
@@ -129,7 +140,7 @@ static bool add_task(struct ak_tracer *t, pid_t tid)
 	bool is_new;
 	if (!ak_taskset_add(&t->tasks, tid, &is_new))
 		kill(tid, SIGKILL);
-	else if (is_new && t->max_processes && ak_taskset_processes(&t->tasks) > t->max_processes)
+	else if (is_new && too_many(t))
 		condemn(t, tid);
 	return is_new;
 }
@@ -144,7 +155,7 @@ int ak_tracer_seize(struct ak_tracer *t, pid_t pid)
 		return -errno;
 	t->main = pid;
 	add_task(t, pid);
-	return 0;
+	return was_condemned(t, pid) ? -EAGAIN : 0;
 }
 
 /* ESRCH: the task was killed meanwhile; its end will be reported. */

@@ -33,12 +33,13 @@ struct ak_stop_event {
  * restarted when a signal came before the supervisor had received it. trace_seccomp: RET_TRACE stops are ours (interposer ptrace);
  * otherwise they come from a filter of the agent's own, where nobody traces, and are answered ENOSYS as without a tracer.
  * max_processes: more than so many at one time are refused with EAGAIN (threads do not count); 0: no limit. count_io: what ended
- * tasks read and wrote is added up. */
+ * tasks read and wrote is added up. above: of the agent that started this one, or NULL; what runs here counts there, too, and it
+ * has to live longer. */
 struct ak_tracer *ak_tracer_new(const uint8_t *trapped, size_t n_calls, bool trace_seccomp,
-				size_t max_processes, bool count_io);
+				size_t max_processes, bool count_io, struct ak_tracer *above);
 void ak_tracer_free(struct ak_tracer *t);
 
-int ak_tracer_seize(struct ak_tracer *t, pid_t pid);            /* the main process; 0 or -errno */
+int ak_tracer_seize(struct ak_tracer *t, pid_t pid);            /* the main process; 0 or -errno, -EAGAIN: one too many */
 int ak_tracer_wait(struct ak_tracer *t, struct ak_stop_event *event, bool block);
 int ak_tracer_resume(struct ak_tracer *t, pid_t tid, int signal);
 /* The stopped call is not made; it returns `value` (negative: -errno) and is never restarted. Resumes the task. */

@@ -15,7 +15,6 @@ from akbox.cli.output import EXIT_CANNOT, EXIT_USAGE, Failure
 from akbox.cli.session import Session
 
 if TYPE_CHECKING:
-    from akbox.kernel.approvals import Request
     from akbox.linux.result import RunResult
     from akbox.linux.resume import Resumed
     from akbox.linux.terminal import Terminal
@@ -229,6 +228,7 @@ def _start_and_report(
 
 
 def _attended(policy: Policy, options: Options, cwd: Path, resumed: Resumed | None) -> tuple[RunResult, str]:
+    from akbox.cli.asking import Asker
     from akbox.linux.errors import CannotRun
     from akbox.linux.sandbox import Sandbox
     from akbox.policy.check import PolicyError
@@ -247,16 +247,18 @@ def _attended(policy: Policy, options: Options, cwd: Path, resumed: Resumed | No
         )
         with Session() as session:
             terminal = _terminal()
+            asker = Asker(terminal, quiet=options.quiet)
             try:
                 run = sandbox.start(
                     list(options.command) or list(resumed.argv if resumed is not None else ()),
                     terminal=terminal,
                     on_stopped=session.agent_stopped,
-                    on_request=None if options.quiet else _say_what_waits,
+                    on_request=asker.told,
                     resume=resumed,
                 )
                 gc.freeze()
                 gc.enable()
+                asker.run = run
                 if terminal is not None:
                     terminal.start()
                 return session.attend(run, terminal), str(run.run_dir)
@@ -269,14 +271,6 @@ def _attended(policy: Policy, options: Options, cwd: Path, resumed: Resumed | No
         from akbox.cli.choose import policy_failure
 
         raise policy_failure(error) from error
-
-
-def _say_what_waits(request: Request) -> None:
-    """The one thing that is said while the agent runs: nobody would know what it waits for."""
-    from akbox.cli.output import note
-
-    who = "" if request.agent_name == "root" else f" ({request.agent_name})"
-    note(f"{request.op} {request.target}{who} waits for you: akbox approve last {request.id}  (or --deny)")
 
 
 def _terminal() -> Terminal | None:

@@ -91,7 +91,7 @@ def _inspect(kernel: Kernel, c: Inspect) -> dict[str, Any]:
 def _held(kernel: Kernel, c: Held) -> dict[str, Any]:
     from akbox.kernel.calls.cap import describe_held
 
-    agent = kernel.find_agent(c.agent)
+    agent = kernel.tree.find(c.agent)
     return {"capabilities": [describe_held(kernel, agent, held) for held in agent.held()]}
 
 

@@ -16,20 +16,23 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from akbox.kernel.agents import Agent, Layer
 from akbox.kernel.audit import AuditError, AuditLog
-from akbox.kernel.budget import LASTING, NAMES, BudgetExceeded, Ledger, limits_of
+from akbox.kernel.budget import LASTING, NAMES, Ledger, limits_of
 from akbox.kernel.codes import CallError, Code
 from akbox.kernel.digest import sha256
+from akbox.kernel.doorbell import Doorbell
 from akbox.kernel.effect import AgentId, Decision, Denial, Effect, Reply
 from akbox.kernel.entry import Draft, trace_id
 from akbox.kernel.events import ALLOW, NEED_NAMES, Event, EventError, pack_event
 from akbox.kernel.ops import Op, op_name
 from akbox.kernel.redact import stored_policy
 from akbox.kernel.refusals import Refusals
+from akbox.kernel.taint import TAINT_UNTRUSTED
+from akbox.kernel.tree import AgentTree
 from akbox.store.base import Store, StoreError
 
 if TYPE_CHECKING:  # the calls' machinery is imported with the first call: most runs make none
+    from akbox.kernel.agents import Agent, Layer
     from akbox.kernel.approvals import Approvals, Request
     from akbox.kernel.calls.inference import InferenceArgs
     from akbox.kernel.calls.spawn import SpawnArgs
@@ -44,11 +47,9 @@ __all__ = ["AgentId", "AuditError", "Decision", "Denial", "Effect", "Kernel", "R
 
 _EACCES, _EPERM = 13, 1
 _HISTORY = 60
-DEFAULT_MAX_AGENTS, MAX_AGENTS_EVER = 64, 10_000
 MAX_KEYS = 256
 TYPE_TYPE, MAX_TYPES = "$type", 1000  # heap objects of this type are types: {name, schema}, of the root agent
 APPROVE_TIMEOUT_MS = 300_000
-MAX_DEPTH = 12  # each level is one more Landlock domain, of which the kernel stacks 16
 _HISTORY_EVERY_NS = 1_000_000_000
 
 
@@ -83,9 +84,10 @@ class Kernel:
         self.earlier_ms = 0  # wall time of an earlier supervisor of this run
         self.infer: Callable[[AgentId, InferenceArgs], dict[str, Any]] | None = None  # the target's model gateway
         self._started_ns = time.monotonic_ns()
+        self.tree = AgentTree(self, self.root, self.budgets)
+        self.doorbell = Doorbell()
         self._lock = threading.Lock()
         # Guarded by _lock:
-        self._agents: dict[AgentId, Agent] = {self.root: self._root_agent()}
         self._windows: dict[AgentId, ReplayWindow] = {}
         self._history: dict[AgentId, deque[dict[str, Any]]] = {}
         self._snapshot_ns: dict[AgentId, int] = {}
@@ -96,8 +98,6 @@ class Kernel:
         self.over_budget: Callable[[Agent, str], None] = lambda _agent, _name: None  # the target's: ends the agent
         self.spawner: Callable[[Agent, SpawnArgs], dict[str, Any]] | None = None  # the target's
         self.halt: Callable[[str], None] = lambda _why: None  # the target's: ends the run with exit code 125
-        self._mail = threading.Condition()
-        self.mail_count = 0  # guarded by _mail
         log.set_rules(policy.rule_texts)
 
     # ---- the three ways in ------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ class Kernel:
         `wall_ms` and `cpu_ns` are what it has used. Raises StoreError."""
         root = self.agent(self.root)
         with self.store.transaction() as tx:
-            tx.adopt(self.root)  # child agents have ended with their supervisor
+            tx.adopt(self.root, taint=TAINT_UNTRUSTED)  # child agents have ended with their supervisor
         used = {k: v for k, v in self.store.load_budgets(self.root).items() if k in LASTING or k == "cpu_ns"}
         objects, size = self.store.held(self.root)
         used |= {"heap_objects": objects, "heap_bytes": size, "cpu_ns": max(used.get("cpu_ns", 0), cpu_ns)}
@@ -277,7 +277,7 @@ class Kernel:
             if self._closed:
                 return
             self._closed = True
-        self.mail_came()
+        self.doorbell.close()
         if self.approvals is not None:
             self.approvals.close()
         try:
@@ -320,11 +320,11 @@ class Kernel:
 
     def ledger(self, subject: AgentId) -> Ledger:
         """The agent's ledger. Raises KeyError for an id that is no agent of this run."""
-        return self._agents[subject].ledger
+        return self.tree.get(subject).ledger
 
     def agent(self, subject: AgentId) -> Agent:
         """Raises KeyError for an id that is no agent of this run."""
-        return self._agents[subject]
+        return self.tree.get(subject)
 
     @cached_property
     def caps(self) -> Capabilities:
@@ -358,7 +358,7 @@ class Kernel:
             return True
         if tid == "run":
             self.caps.revoke_run(why)
-            for layer in {layer for a in self._agents.values() for layer in a.layers}:
+            for layer in self.tree.layers():
                 for held in layer.held.values():
                     layer.end(held.rule or 0)
             return True
@@ -381,128 +381,11 @@ class Kernel:
 
     def _rule_of(self, tid: str) -> tuple[Layer, int, str] | None:
         """(layer, rule, its text) of a held capability that stands for a rule."""
-        for layer in {layer for a in list(self._agents.values()) for layer in a.layers}:
+        for layer in self.tree.layers():
             held = layer.held.get(tid)
             if held is not None and held.rule is not None:
                 return layer, held.rule, str(layer.policy.rules[held.rule])
         return None
-
-    # ---- agents ---------------------------------------------------------------------------------------------------
-
-    def add_agent(
-        self,
-        parent: AgentId,
-        name: str | None,
-        policy: CompiledPolicy | None,
-        limits: Mapping[str, int | None],
-    ) -> Agent:
-        """A child agent: within its parent's policy (`policy` narrows it further), its limits set aside in the parent's
-        ledger. Raises CallError: NAME_EXISTS, QUOTA_EXCEEDED, BUDGET_EXCEEDED, CAP_REVOKED."""
-        agent_id = os.urandom(16)
-        seed = sha256(self.run_id + agent_id)
-        with self._lock:
-            above = self._agents[parent]
-            living = [a for a in self._agents.values() if a.alive]
-            most = self.max_agents
-            if not above.alive:
-                raise CallError(Code.CAP_REVOKED, f"agent {above.name} has ended")
-            if len(living) > most:
-                raise CallError(
-                    Code.QUOTA_EXCEEDED, f"the run has as many agents as it may have ({most} besides the first)",
-                    missing_cap="spawn.max_agents", stage="POLICY", suggested_fix="raise spawn.max_agents",
-                )  # fmt: skip
-            if len(self._agents) > MAX_AGENTS_EVER:
-                raise CallError(Code.QUOTA_EXCEEDED, f"a run has at most {MAX_AGENTS_EVER} agents", stage="POLICY")
-            if above.depth >= MAX_DEPTH:
-                raise CallError(Code.QUOTA_EXCEEDED, f"agents are at most {MAX_DEPTH} deep", stage="POLICY")
-            name = name or f"agent-{len(self._agents)}"
-            if any(a.name == name for a in living):
-                raise CallError(Code.NAME_EXISTS, f"there is an agent {name!r} already")
-            try:
-                ledger = above.ledger.child(limits)
-            except BudgetExceeded as error:
-                raise CallError(
-                    Code.BUDGET_EXCEEDED, f"the parent has not that much left: {error}", stage="BUDGET",
-                    missing_cap=f"budgets.{error.name}", details={"budget": error.name, "remaining": error.remaining},
-                ) from error  # fmt: skip
-            layer = None if policy is None else Layer(policy, seed)
-            made = self._agents[agent_id] = Agent(agent_id, name, layer, ledger, above, seed)
-        self.log.open_side(agent_id, made.rule_texts)
-        return made
-
-    def end_agent(self, agent: Agent, state: str = "ended") -> None:
-        """The agent's end: what it held is revoked, its objects are its parent's, what it did not spend is free again;
-        as long as some below it live on, the last two wait for their end. Safe to call twice."""
-        with self._lock:
-            if not agent.alive or agent.parent is None:
-                return
-            agent.state = state
-        self.log.close_side(agent.id)
-        why = f"agent {agent.name} has ended"
-        self.caps.revoke(agent.heap_tid, why)
-        self.caps.revoke(agent.ipc_tid, why)
-        self._retire(agent)
-        self.mail_came()
-
-    def _retire(self, agent: Agent) -> None:
-        """What others may still need of an ended agent, its policy and its budget, goes with the last one below it."""
-        with self._lock:
-            busy = any(a.alive and a.is_below(agent) for a in self._agents.values())
-            if agent.alive or agent.retired or busy or agent.parent is None:
-                return
-            agent.retired = True
-        if agent.layer is not None:
-            for held in agent.layer.held.values():
-                agent.layer.end(held.rule or 0)
-        with self.store.transaction() as tx:
-            tx.inherit(agent.id, agent.parent.id)
-        agent.ledger.close()
-        agent.forget()
-        self._retire(agent.parent)
-
-    @property
-    def max_agents(self) -> int:
-        stated = [part.spawn.max_agents for _, part in self.policy.parts if part.spawn.max_agents is not None]
-        return stated[0] if stated else DEFAULT_MAX_AGENTS
-
-    def agent_name(self, agent_id: AgentId) -> str:
-        with self._lock:
-            found = self._agents.get(agent_id)
-        return "" if found is None else found.name
-
-    def mail_came(self) -> None:
-        """Wakes those who wait for messages."""
-        with self._mail:
-            self.mail_count += 1
-            self._mail.notify_all()
-
-    def wait_for_mail(self, seen: int, timeout_s: float) -> bool:
-        """Until `mail_count` is no longer `seen`; False when the time is over first, or the run ends."""
-        with self._mail:
-            return self._mail.wait_for(lambda: self.mail_count != seen or self._closed, timeout_s) and not self._closed
-
-    def find_agent(self, who: str) -> Agent:
-        """An agent by id (32 hex digits) or name; the living first. Raises CallError(NO_RECIPIENT)."""
-        with self._lock:
-            known = list(self._agents.values())
-        named = [a for a in known if a.id.hex() == who] or [a for a in known if a.name == who]
-        found = next((a for a in named if a.alive), None)
-        if found is None:
-            raise CallError(Code.NO_RECIPIENT, f"there is no agent {who[:64]!r}")
-        return found
-
-    def agents_below(self, top: Agent) -> list[Agent]:
-        """The agent and everything it has started, directly or not."""
-        with self._lock:
-            return [a for a in self._agents.values() if a.is_below(top)]
-
-    def agents(self) -> list[dict[str, Any]]:
-        with self._lock:
-            known = list(self._agents.values())
-        return [
-            {"id": a.id.hex(), "name": a.name, "parent": a.parent.id.hex() if a.parent else None, "state": a.state}
-            for a in known
-        ]
 
     def elapsed_ms(self) -> int:
         """Wall time since the kernel was made, by a clock that nobody can set."""
@@ -571,10 +454,6 @@ class Kernel:
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
-    def _root_agent(self) -> Agent:
-        seed = sha256(self.run_id + b"root")
-        return Agent(self.root, "root", Layer(self.policy, seed), self.budgets, None, seed)
-
     def _lifecycle(
         self,
         what: str,
@@ -600,5 +479,5 @@ class Kernel:
                 return
             self._snapshot_ns[subject] = clock
             history = self._history.setdefault(subject, deque(maxlen=_HISTORY))
-            used = self._agents[subject].ledger.snapshot() | {"wall_time_ms": self.elapsed_ms()}
+            used = self.tree.get(subject).ledger.snapshot() | {"wall_time_ms": self.elapsed_ms()}
             history.append({"timestamp_ms": self.clock_ns() // 1_000_000, **used})

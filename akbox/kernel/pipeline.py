@@ -308,7 +308,7 @@ class Taint:
             return NOTHING
         from akbox.kernel.taint import check_sinks
 
-        return PASS if check_sinks(ctx, ctx.call.sinks(ctx.typed)) else NOTHING
+        return PASS if check_sinks(ctx, ctx.call.sinks(ctx, ctx.typed)) else NOTHING
 
 
 class Execute:

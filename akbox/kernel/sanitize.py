@@ -73,3 +73,4 @@ _SANITIZERS: dict[str, tuple[Callable[[str], str], int]] = {
     "url": (_url, TAINT_URL), "path": (_path, TAINT_PATH), "sql": (_sql, TAINT_SQL), "cmd": (_cmd, TAINT_CMD),
     "html": (_html, TAINT_HTML),
 }  # fmt: skip
+LABEL_OF = {name: label for name, (_, label) in _SANITIZERS.items()}

@@ -39,20 +39,20 @@ class Cgroup(Struct, frozen=True):
         except (OSError, ValueError):
             return None
 
-    def remove(self) -> None:
-        """Precondition: its processes are gone. The kernel counts the last of them off a moment later."""
+    def remove(self) -> bool:
+        """False: there is still a process in it. The kernel counts the last of them off a moment after its end."""
         end = time.monotonic() + _REMOVE_S
         while True:
             try:
                 os.rmdir(self.path)
             except FileNotFoundError:
-                return
+                return True
             except OSError as error:
                 if error.errno != errno.EBUSY or time.monotonic() > end:
-                    return  # it stays, empty: a name in the kernel, nothing else
+                    return False  # it stays: a name in the kernel, nothing else
                 time.sleep(0.005)
             else:
-                return
+                return True
 
     def _event(self, name: str, key: str) -> int:
         with contextlib.suppress(OSError, ValueError):

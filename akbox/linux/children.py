@@ -22,7 +22,7 @@ from akbox.kernel.calls.spawn import SpawnArgs, given, limits_of_args
 from akbox.kernel.codes import CallError, Code
 from akbox.kernel.effect import Effect
 from akbox.kernel.ops import NEED_EXEC, Op
-from akbox.linux.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CannotRun
+from akbox.linux.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CannotRun, TooManyProcesses
 from akbox.linux.plan import Request, make_plan, with_environment
 from akbox.policy.check import PolicyError
 from akbox.policy.model import Policy
@@ -40,6 +40,7 @@ class Member(Struct, frozen=True, eq=False):
 
     agent: Agent
     parent: Run
+    detached: bool = False
 
 
 class Children:
@@ -51,6 +52,7 @@ class Children:
         self._requests: dict[bytes, Request] = {root.agent.id: request}
         self._gateway = root.gateway
         self._detached: set[bytes] = set()
+        self._counted: set[bytes] = set()  # what these have used is in the sums of those above; guarded by _lock
         self._closing = False
         self._output = output
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -75,7 +77,7 @@ class Children:
             request = msgspec.structs.replace(
                 outer, policy=policy, argv=(args.program, *(args.argv or [])[1:]), cwd=args.cwd or above.plan.cwd,
                 tmpdir=tmpdir, keep_fds=(), audit_level="full", inner=True, set_env=args.env,
-                strict=above.plan.filter.strict_metadata,
+                strict=above.plan.filter.strict_metadata, within=above.plan.resources,
             )  # fmt: skip
             agent, run = self._prepare(parent, above, request, args)
             undo.pop_all()  # the run removes it
@@ -99,7 +101,7 @@ class Children:
         decision = kernel.decide(parent.id, effect)
         if not decision.allowed and decision.code is not Code.APPROVAL_REQUIRED:
             raise CallError(Code.POLICY_DENY, decision.reason, missing_cap=decision.missing_cap, stage="POLICY")
-        agent = kernel.add_agent(parent.id, args.name, plan.policy, limits_of_args(args.budgets))
+        agent = kernel.tree.add(parent.id, args.name, plan.policy, limits_of_args(args.budgets))
         try:
             own = {
                 "AKBOX_AGENT": agent.id.hex(),
@@ -111,10 +113,10 @@ class Children:
             output = (self._null, self._null) if args.stdio == "null" else self._output
             run = Run(
                 plan, kernel, above.run_dir, stdio=(self._null, *output), tty_fd=-1, on_stopped=None,
-                member=Member(agent, above), children=self,
+                member=Member(agent, above, args.detach), children=self,
             )  # fmt: skip
         except BaseException:
-            kernel.end_agent(agent, "failed")
+            kernel.tree.end(agent, "failed")
             raise
         return agent, run
 
@@ -140,12 +142,13 @@ class Children:
         agent, kernel = run.agent, run.kernel
         try:
             agent.ledger.charge("cpu_ns", run.cpu_ns())
-            kernel.end_agent(agent, "failed" if isinstance(result, CannotRun) else "ended")
+            kernel.tree.end(agent, "failed" if isinstance(result, CannotRun) else "ended")
             reason = result.message if isinstance(result, CannotRun) else result.reason
             kernel.note_agent(agent, "end", {}, {"exit_code": result.exit_code, "reason": reason})
         finally:
             with self._lock:
                 self._runs.pop(agent.id, None)
+                self._counted.discard(agent.id)
                 self._requests.pop(agent.id, None)
 
     def run_of(self, agent: Agent) -> Run | None:
@@ -153,9 +156,27 @@ class Children:
             return self._runs.get(agent.id)
 
     def below(self, agent: Agent) -> list[Run]:
-        """The living runs of the agent's own children."""
+        """The runs whose use counts for this agent's next: of its own living children, and of those that outlive a
+        child of its."""
         with self._lock:
-            return [run for run in self._runs.values() if run.agent.parent is agent]
+            return [
+                run for run in self._runs.values() if run.agent.id not in self._counted and self._next(run) is agent
+            ]
+
+    def _next(self, run: Run) -> Agent | None:
+        """The nearest above that lives. Precondition: _lock is held."""
+        at = run.agent.parent
+        while at is not None and (at.id not in self._runs or at.id in self._counted):
+            at = at.parent
+        return at
+
+    def hand_over(self, run: Run) -> None:
+        """A child is ending: what it has used, with all that it had started, is from now on its next above's."""
+        with self._lock:
+            self._counted.add(run.agent.id)
+            above = self._next(run)
+            if above is not None:
+                self._runs[above.id].child_ended(run)
 
     def end_below(self, agent: Agent) -> None:
         """Ends the children of an agent that is ending, but for those that may outlive it; of the first agent, all
@@ -203,6 +224,8 @@ def _policy_error(error: PolicyError) -> CallError:
 
 
 def _call_error(error: CannotRun) -> CallError:
+    if isinstance(error, TooManyProcesses):
+        return CallError(Code.QUOTA_EXCEEDED, error.message, missing_cap="limits.pids", suggested_fix=error.hint)
     code = _CODES.get(error.exit_code, Code.TOOL_FAIL)
     return CallError(code, f"the agent could not be started: {error.message}", suggested_fix=error.hint or None)
 

@@ -27,8 +27,9 @@ class Drain:
         self._agent = agent
         self._kernel = kernel
         self._on_failure = on_failure
-        self._lock = threading.Lock()  # one reader at a time: guards read..consume and _failed
+        self._lock = threading.Lock()  # one reader at a time: guards read..consume, _failed and _closed
         self._failed = False
+        self._closed = False  # the ring may be gone: whoever asks about a child that is just ending finds it so
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="akbox-drain", daemon=True)
 
@@ -38,7 +39,7 @@ class Drain:
     def flush(self) -> None:
         """Every event that is in the ring now is in the log on return (or the run is ending because it cannot be)."""
         with self._lock:
-            while not self._failed and self._move():
+            while not self._failed and not self._closed and self._move():
                 pass
 
     def close(self) -> None:
@@ -47,6 +48,8 @@ class Drain:
         self._ring.shut()  # ends the thread's wait
         self._thread.join()
         self.flush()
+        with self._lock:
+            self._closed = True
 
     def _run(self) -> None:
         while not self._closing.is_set():

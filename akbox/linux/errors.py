@@ -16,3 +16,10 @@ class CannotRun(Exception):
         self.message = message
         self.hint = hint
         self.exit_code = exit_code
+
+
+class TooManyProcesses(CannotRun):
+    """There is no room for the first process of a child agent."""
+
+    def __init__(self) -> None:
+        super().__init__("there are as many processes as there may be", "raise limits.pids")

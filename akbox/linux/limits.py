@@ -7,13 +7,17 @@
 | `limits.open_files`, `.file_size` | setrlimit(2), hard too: the run cannot raise it | EMFILE, SIGXFSZ or EFBIG |
 | `limits.core`, `limits.stack` | the same | no core file, SIGSEGV |
 | `limits.io_bytes`, `budgets.wall_time_ms`, `.cpu_ns` | the watchdog | SIGTERM, SIGKILL after 5 s, exit code 124 |
+
+Each is of an agent and of all it has started, directly or not: what child agents use counts for everybody above them,
+and none of them has more than its parent (plan.py).
 """
 
 from __future__ import annotations
 
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from akbox import _native
@@ -62,25 +66,38 @@ class MeasuredMemory:
         return self._pause_s
 
 
+class IoCount:
+    """What all tasks of one tracer read and wrote. Thread-safe: whoever is above looks, too."""
+
+    def __init__(self, tracer: _native.Tracer) -> None:
+        self._tracer = tracer
+        self._lock = threading.Lock()
+        # Guarded by _lock:
+        self._seen = 0  # at the last look
+        self._lost = 0  # of tasks that left no trace: killed, or ended by another thread's exec
+
+    def total(self) -> int:
+        with self._lock:
+            sum_now = self._tracer.io_bytes()
+            if sum_now is not None:
+                self._lost += max(0, self._seen - sum_now)
+                self._seen = sum_now
+            return self._seen + self._lost
+
+
 class IoBytes:
-    """limits.io_bytes: what all tasks read and wrote."""
+    """limits.io_bytes."""
 
     reason = IO_BYTES
     patient = True
 
-    def __init__(self, limit: int, tracer: _native.Tracer) -> None:
+    def __init__(self, limit: int, total: Callable[[], int]) -> None:
         self._limit = limit
-        self._tracer = tracer
-        self._seen = 0  # at the last look
-        self._lost = 0  # of tasks that left no trace: killed, or ended by another thread's exec
+        self._total = total
         self.total = 0
 
     def passed(self) -> bool:
-        sum_now = self._tracer.io_bytes()
-        if sum_now is not None:
-            self._lost += max(0, self._seen - sum_now)
-            self._seen = sum_now
-            self.total = sum_now + self._lost
+        self.total = self._total()
         return self.total >= self._limit
 
     def pause_s(self) -> float:
@@ -91,16 +108,31 @@ class RunLimits:
     """Made with the run, before its first process."""
 
     def __init__(
-        self, plan: LaunchPlan, kernel: Kernel, agent: Agent, tracer: _native.Tracer, cpu_used_ns: Callable[[], int]
+        self,
+        plan: LaunchPlan,
+        kernel: Kernel,
+        agent: Agent,
+        tracer: _native.Tracer,
+        cpu_used_ns: Callable[[], int],
+        *,
+        above: RunLimits | None,
+        below: Callable[[], list[RunLimits]],
+        detached: bool,
     ) -> None:
-        """cpu_used_ns: of the agent and all below it."""
-        self._limits = plan.policy.limits
+        """cpu_used_ns: of the agent and all below it. above: of the agent that started this one, which it may outlive
+        when it is detached. below: of the living ones whose next above it is."""
+        self._limits = plan.resources
+        self._above, self._below, self._detached = above, below, detached
+        self._left: list[Cgroup] = []  # of agents below, with detached ones still in it
+        self._count = None if self._limits.io_bytes is None else IoCount(tracer)
+        self._ended_io_bytes = 0  # of child agents; written by their threads, guarded by _lock
+        self._lock = threading.Lock()
         self._kernel = kernel
         self._agent = agent
         self._cpu_used_ns = cpu_used_ns
         self._cgroup: Cgroup | None = None
         self._memory: MeasuredMemory | None = None
-        self._io = None if self._limits.io_bytes is None else IoBytes(self._limits.io_bytes, tracer)
+        self._io = None if self._limits.io_bytes is None else IoBytes(self._limits.io_bytes, self.io_bytes)
         self._plan = plan
         self._tracer = tracer
         self._peak: int | None = None  # these two: of the cgroup, once it is gone
@@ -112,23 +144,53 @@ class RunLimits:
         limit = self._limits.memory
         if limit is None:
             return
-        from akbox.linux.cgroup import make_cgroup
-
-        made = make_cgroup(f"akbox-{self._kernel.run_id.hex()[:8]}-{self._agent.id.hex()[:8]}", limit)
-        if made is not None:
-            try:
-                made.admit(pid)
-            except OSError:
-                made.remove()
-            else:
-                self._cgroup = made
-                return
+        outer = next((at._cgroup for at in self._up() if at._cgroup is not None), None)
+        if outer is not None:
+            outer.admit(pid)
+        if self._above is not None and limit == self._above._limits.memory and not self._detached:
+            return  # it is in the count of who is above
+        if outer is None and self._make_cgroup(pid, limit):
+            return
         from akbox.linux.footprint import Footprint
         from akbox.policy.landlock import granted_names
 
         writable = [path for path, _ in granted_names(self._plan.policy, WRITE)]
-        footprint = Footprint(lambda: self._tracer.tasks(True), writable, str(self._plan.tmpdir))
-        self._memory = MeasuredMemory(limit, footprint)
+        self._memory = MeasuredMemory(limit, Footprint(self.processes, writable, str(self._plan.tmpdir)))
+
+    def _up(self) -> Iterator[RunLimits]:
+        at = self._above
+        while at is not None:
+            yield at
+            at = at._above
+
+    def _make_cgroup(self, pid: int, limit: int) -> bool:
+        from akbox.linux.cgroup import make_cgroup
+
+        made = make_cgroup(f"akbox-{self._kernel.run_id.hex()[:8]}-{self._agent.id.hex()[:8]}", limit)
+        if made is None:
+            return False
+        try:
+            made.admit(pid)
+        except OSError:
+            made.remove()
+            return False
+        self._cgroup = made
+        return True
+
+    def processes(self) -> list[int]:
+        """The agent's and those of all below it."""
+        return self._tracer.tasks(True) + [pid for below in self._below() for pid in below.processes()]
+
+    def io_bytes(self) -> int:
+        """What the agent and all below it read and wrote, ended ones included."""
+        own = 0 if self._count is None else self._count.total()
+        return own + self._ended_io_bytes + sum(below.io_bytes() for below in self._below())
+
+    def child_ended(self, child: RunLimits) -> None:
+        """Precondition: it is not among those below any more, and those that outlive it are."""
+        used = child._ended_io_bytes + (0 if child._count is None else child._count.total())
+        with self._lock:
+            self._ended_io_bytes += used
 
     def gauges(self) -> list[Gauge]:
         """What the watchdog looks at. After admit()."""
@@ -144,12 +206,14 @@ class RunLimits:
 
     def close(self) -> None:
         """After the last process."""
-        if self._io is not None:
-            self._io.passed()
         if self._cgroup is not None:
             self._peak = self._cgroup.peak()
             self._killed = self._cgroup.killed_for_memory()
-            self._cgroup.remove()
+            if not self._cgroup.remove() and self._above is not None:
+                self._above._left.append(self._cgroup)
+        for group in self._left:
+            if not group.remove() and self._above is not None:
+                self._above._left.append(group)
 
     def ended_by_kernel(self, status: int | None) -> str | None:
         """The limit for which the kernel ended the first process, by its wait status. After close()."""
@@ -174,5 +238,6 @@ class RunLimits:
         if peak is not None:
             found["memory_peak_bytes"] = peak
         if self._io is not None:
+            self._io.passed()
             found["io_bytes"] = self._io.total
         return found

@@ -40,7 +40,9 @@ NO_BYTE_CODE = "PYTHONDONTWRITEBYTECODE"
 
 
 class LaunchPlan(Struct, frozen=True):
-    """argv, envp and paths are the bytes given to the kernel; `matcher` is the compiled policy for the enforcer."""
+    """argv, envp and paths are the bytes given to the kernel; `matcher` is the compiled policy for the enforcer;
+    `resources` are the policy's limits, and no more than what a child agent's parent has; `limits` those of them that
+    setrlimit(2) holds."""
 
     exec_path: bytes
     argv: tuple[bytes, ...]
@@ -55,6 +57,7 @@ class LaunchPlan(Struct, frozen=True):
     program: Program
     enforcer_flags: int
     listener_flags: int
+    resources: Limits
     limits: tuple[tuple[int, int, int], ...]
     keep_fds: tuple[int, ...]
     degraded: tuple[str, ...]
@@ -76,6 +79,7 @@ class Request(Struct, frozen=True):
     keep_fds: Sequence[int] = ()
     inner: bool = False  # of a child agent: every call that another policy above judges too is trapped
     strict: bool = False  # metadata is strict somewhere above
+    within: Limits = Limits()  # what is above has no more
     set_env: Mapping[str, str] = {}  # set for the program, whatever the policy passes
     gateway: str = ""  # as in Context, as is the next
     gateway_socket: str = ""
@@ -163,6 +167,7 @@ def make_plan(request: Request) -> LaunchPlan:
         variables=policy.context.variables(),
     )
     token = new_token()
+    resources = _narrowed(policy.limits, request.within)
     env |= {"AKBOX_CHANNEL": str(request.tmpdir / CHANNEL), "AKBOX_CHANNEL_TOKEN": token, **request.set_env}
     if _byte_code_is_of_use(compiled):
         env.pop(NO_BYTE_CODE, None)
@@ -180,7 +185,8 @@ def make_plan(request: Request) -> LaunchPlan:
         program=program(plan, request.state_dir),
         enforcer_flags=_enforcer_flags(plan, host),
         listener_flags=host.listener_flags,
-        limits=_rlimits(policy.limits),
+        resources=resources,
+        limits=_rlimits(resources),
         keep_fds=_keep(request.keep_fds),
         degraded=host.degraded,
         channel_token=token,
@@ -255,10 +261,18 @@ def _check_resolver() -> None:
         raise CannotRun(str(error), f"or unset {VARIABLE}: then the host's resolv.conf says whom to ask") from error
 
 
+def _narrowed(limits: Limits, within: Limits) -> Limits:
+    """Of each limit the smaller. Core dumps are off unless asked for: they would copy the agent's memory past the
+    policy."""
+    limits = replace(limits, core=limits.core or 0)
+    stated = ((name, getattr(limits, name), getattr(within, name)) for name in Limits.__struct_fields__)
+    least = {name: min((n for n in both if n is not None), default=None) for name, *both in stated}
+    return Limits(**least)
+
+
 def _rlimits(limits: Limits) -> tuple[tuple[int, int, int], ...]:
-    """Core dumps are off unless asked for: they would copy the agent's memory past the policy."""
     wanted = {
-        resource.RLIMIT_CORE: 0 if limits.core is None else limits.core,
+        resource.RLIMIT_CORE: limits.core,
         resource.RLIMIT_NOFILE: limits.open_files,
         resource.RLIMIT_FSIZE: limits.file_size,
         resource.RLIMIT_STACK: limits.stack,

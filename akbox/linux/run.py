@@ -28,7 +28,14 @@ from akbox.linux.authority import Doors
 from akbox.linux.channel import Channel
 from akbox.linux.control import Control
 from akbox.linux.drain import Drain
-from akbox.linux.errors import EXIT_BUDGET, EXIT_CANNOT, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CannotRun
+from akbox.linux.errors import (
+    EXIT_BUDGET,
+    EXIT_CANNOT,
+    EXIT_NOT_EXECUTABLE,
+    EXIT_NOT_FOUND,
+    CannotRun,
+    TooManyProcesses,
+)
 from akbox.linux.limits import IO_BYTES, MEMORY, RunLimits
 from akbox.linux.once import Once
 from akbox.linux.plan import LaunchPlan
@@ -106,13 +113,18 @@ class Run:
         if gateway is not None:
             self._things.callback(gateway.close)
         self._drain = Drain(self._ring, kernel, self.agent.id, self.fail)
-        self._tracer = _native.Tracer(
+        self._tracer: _native.Tracer = _native.Tracer(
             plan.program.trapped,
             not plan.filter.notify,
-            plan.policy.limits.pids or 0,
-            plan.policy.limits.io_bytes is not None,
+            0 if plan.resources.pids is None else max(plan.resources.pids, 1),  # 0: none beside the first
+            plan.resources.io_bytes is not None,
+            None if self._above is None else self._above._tracer,
         )
-        self._limits = RunLimits(plan, kernel, self.agent, self._tracer, self.tree_cpu_ns)
+        self._limits: RunLimits = RunLimits(
+            plan, kernel, self.agent, self._tracer, self.tree_cpu_ns,
+            above=None if self._above is None else self._above._limits,
+            below=lambda: [run._limits for run in self._below()], detached=member is not None and member.detached,
+        )  # fmt: skip
         self._watchdog: Watchdog | None = None
         self.matcher: _native.Policy = plan.matcher.view(None if self._above is None else self._above.matcher)
         self._control = Control(kernel, run_dir, self.fail) if member is None else None
@@ -180,13 +192,17 @@ class Run:
 
     def tree_cpu_ns(self) -> int:
         """CPU time of the agent and of everything below it, ended ones included."""
-        below = () if self.children is None else self.children.below(self.agent)
-        return self.cpu_ns() + self._ended_cpu_ns + sum(run.tree_cpu_ns() for run in below)
+        return self.cpu_ns() + self._ended_cpu_ns + sum(run.tree_cpu_ns() for run in self._below())
 
-    def child_ended(self, cpu_ns: int) -> None:
-        """A child agent has ended that had used so much, with all that it had started."""
+    def _below(self) -> list[Run]:
+        return [] if self.children is None else self.children.below(self.agent)
+
+    def child_ended(self, child: Run) -> None:
+        """A child agent has ended: what it had used, with all that it had started, is in these sums from now on."""
+        cpu_ns = child.cpu_ns() + child._ended_cpu_ns
         with self._lock:
             self._ended_cpu_ns += cpu_ns
+        self._limits.child_ended(child._limits)
 
     def cpu_ns(self) -> int:
         """CPU time that the tree has used, ended processes included."""
@@ -203,6 +219,8 @@ class Run:
                     self._hold()
                 finally:
                     self._end_tree()
+                    if self.children is not None:  # what they used is held by what is put away now
+                        self.children.end_below(self.agent)
         except Exception as problem:  # the run's edge
             error = problem
         try:
@@ -246,7 +264,7 @@ class Run:
                 )
                 self._child = child
                 child.ready()
-                self._tracer.seize(child.pid)
+                self._seize(child.pid)
                 self._seized = True
                 self._limits.admit(child.pid)
                 enforcer = self._make_enforcer(child.pid)
@@ -263,6 +281,13 @@ class Run:
         Signer.prepare()
         self.pid = child.pid
         return enforcer
+
+    def _seize(self, pid: int) -> None:
+        try:
+            self._tracer.seize(pid)
+        except BlockingIOError:  # seized and killed: its end is to come
+            self._seized = True
+            raise TooManyProcesses from None
 
     def _wall_left_ms(self) -> int | None:
         """Of the limit, what an earlier supervisor of this run has left."""
@@ -433,7 +458,7 @@ class Run:
         try:
             if error is not None and cannot is None:
                 self.fail(f"internal error: {error!r}")
-            self._above.child_ended(self.tree_cpu_ns())
+            self.children.hand_over(self)
             ended = cannot or result
             assert ended is not None
             self.children.ended(self, ended)

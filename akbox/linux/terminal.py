@@ -14,16 +14,23 @@ import fcntl
 import os
 import select
 import signal
+import stat
 import termios
 import threading
+from collections import deque
 from collections.abc import Iterator
 from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from akbox.linux.prompt import Prompt, Question
 
 _CHUNK_BYTES = 65536
 _BUFFER_BYTES = 262144  # of output waiting for the host's terminal; more and the agent waits, as it would at a terminal
 _INPUT_BYTES = 65536
 _BACKGROUND_POLL_MS = 250  # a running background job that is brought forward gets no signal: we have to look
 _NOBODY_POLL_MS = 100
+_ASKING_POLL_MS = 100  # a question may be decided elsewhere: we have to look
 _QUIET_MS = 20  # the line discipline hands output over from a work queue; this long without any is "all out"
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
 _DEFAULT_EOF = b"\x04"
@@ -32,7 +39,7 @@ _DEFAULT_EOF = b"\x04"
 class Terminal:
     """A pty for one run. open() → launch with `stdio` and `slave_fd` → start() → finish(); close() at the end, always.
 
-    All methods belong to the thread that made it; only the copying is in a thread of its own.
+    All methods but ask() belong to the thread that made it; only the copying is in a thread of its own.
     """
 
     def __init__(self, stdio: tuple[int, int, int]) -> None:
@@ -43,6 +50,8 @@ class Terminal:
         # In a pipeline (`akbox run … | less`) the terminal is shared with the other end: it stays in line mode.
         self._wants_raw = stdio[1] in tty
         self._wants_input = stdio[0] in tty or stdio[1] in tty
+        # The other end of a pipe may be a pager, which reads the same keys: nobody is asked there.
+        self._can_ask = self._wants_raw or (self._wants_input and not _is_pipe(stdio[1]))
         self._in = _reopen(tty[0])
         self._out = _reopen(stdio[1] if stdio[1] in tty else tty[-1])
         self._saved = termios.tcgetattr(self._in)
@@ -61,6 +70,9 @@ class Terminal:
         self._closed = False
         self._quiet_wanted = False
         self._quiet = threading.Event()
+        self._questions: deque[Question] = deque()
+        self._prompt: Prompt | None = None  # of the thread that copies
+        self._show_again = False
 
     @classmethod
     def open(cls, stdio: tuple[int, int, int] = (0, 1, 2)) -> Terminal | None:
@@ -90,6 +102,15 @@ class Terminal:
             size = fcntl.ioctl(self._in, termios.TIOCGWINSZ, b"\0" * 8)
             fcntl.ioctl(self.master_fd, termios.TIOCSWINSZ, size)
 
+    def ask(self, question: Question) -> bool:
+        """Shows a question to the person at the host's terminal, as soon as those before it are decided; the agent's
+        output waits meanwhile. From any thread. False when nobody can be asked: in the background, or into a pipe."""
+        if not self._can_ask or not self._in_foreground():
+            return False
+        self._questions.append(question)
+        self._poke()
+        return True
+
     def foreground_group(self) -> int | None:
         """The process group of the agent that is in the foreground of its terminal."""
         with contextlib.suppress(OSError):
@@ -110,6 +131,7 @@ class Terminal:
     def resume(self) -> None:
         """After SIGCONT, perhaps in the background now: raw mode and size again."""
         with self._modes:
+            self._show_again = self._show_again or self._suspended
             self._suspended = False
         self._enter()
         self._poke()
@@ -213,6 +235,7 @@ class Terminal:
             reading = input_open and output_open and self._may_read()
             if reading:
                 self._enter()
+            self._attend_questions(out, reading)
             for fd, events in self._interest(out, typed, output_open, reading):
                 if events:
                     poll.register(fd, events)
@@ -227,7 +250,7 @@ class Terminal:
             if typed and output_open:
                 _write_some(self.master_fd, typed)
             if reading and ready.get(self._in, 0):
-                input_open = self._type_into(typed)
+                input_open = self._type_into(typed, out)
             if out and not _write_some(self._out, out):
                 out.clear()  # the host's terminal is gone; the agent's output has nowhere to go
             if self._quiet_wanted and not ready and not out:
@@ -238,7 +261,7 @@ class Terminal:
     def _interest(
         self, out: bytearray, typed: bytearray, output_open: bool, reading: bool
     ) -> Iterator[tuple[int, int]]:
-        master = select.POLLIN if len(out) < _BUFFER_BYTES else 0
+        master = select.POLLIN if len(out) < _BUFFER_BYTES and self._prompt is None else 0
         yield self._wake, select.POLLIN
         yield self.master_fd, (master | (select.POLLOUT if typed else 0)) if output_open else 0
         yield self._in, select.POLLIN if reading and len(typed) < _INPUT_BYTES else 0
@@ -247,6 +270,8 @@ class Terminal:
     def _patience(self, input_open: bool, reading: bool) -> int | None:
         if self._quiet_wanted:
             return _QUIET_MS
+        if self._prompt is not None:
+            return _ASKING_POLL_MS
         return _BACKGROUND_POLL_MS if input_open and not reading and not self._ending else None
 
     def _read_into(self, out: bytearray) -> bool:
@@ -264,13 +289,42 @@ class Terminal:
         out += data
         return bool(data)
 
+    def _attend_questions(self, out: bytearray, reading: bool) -> None:
+        """Takes the question away that is decided, and shows the next that still waits."""
+        if self._prompt is not None:
+            end = self._prompt.over() or (b"\r\n" if self._ending else b"")
+            if not end:
+                if self._show_again and reading:
+                    self._show_again = False
+                    out += self._prompt.shown()
+                return
+            out += end
+            self._prompt = None
+            self._repaint()
+        while reading and self._questions and self._prompt is None:
+            question = self._questions.popleft()
+            if question.settled() is None:
+                from akbox.linux.prompt import Prompt
+
+                plain = os.environ.get("TERM", "dumb") == "dumb"
+                self._prompt = Prompt(question, raw=self._wants_raw, plain=plain)
+                self._show_again = False
+                out += self._prompt.shown()
+
+    def _repaint(self) -> None:
+        """A program that draws the whole screen draws over the question when the size seems to change."""
+        with contextlib.suppress(termios.error, ProcessLookupError, PermissionError):
+            group = self.foreground_group()
+            if group is not None and not termios.tcgetattr(self.master_fd)[_LFLAG] & termios.ICANON:
+                os.killpg(group, signal.SIGWINCH)
+
     def _wait_for_reopen(self) -> None:
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         poll.poll(_NOBODY_POLL_MS)
 
-    def _type_into(self, typed: bytearray) -> bool:
-        """False when the host's terminal is gone."""
+    def _type_into(self, typed: bytearray, out: bytearray) -> bool:
+        """What was typed goes to the agent, or answers a question. False when the host's terminal is gone."""
         try:
             data = os.read(self._in, _CHUNK_BYTES)
         except BlockingIOError:
@@ -278,10 +332,17 @@ class Terminal:
         except OSError as error:
             return error.errno == errno.EIO and not self._in_foreground()  # EIO: put into the background in between
         if data:
-            typed += data
+            if self._prompt is None:
+                typed += data
+            else:
+                shown, handed_on = self._prompt.typed(data)
+                out += shown
+                typed += handed_on
             return True
         if self._raw:
             return False
+        if self._prompt is not None:
+            return True
         typed += self._saved[_CC][termios.VEOF] or _DEFAULT_EOF  # ^D in line mode
         return True
 
@@ -289,6 +350,13 @@ class Terminal:
 def _is_tty(fd: int) -> bool:
     try:
         return os.isatty(fd)
+    except OSError:
+        return False
+
+
+def _is_pipe(fd: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(fd).st_mode)
     except OSError:
         return False
 

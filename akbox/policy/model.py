@@ -194,6 +194,12 @@ class Heap(Section, frozen=True):
     types: dict[str, dict[str, Any]] = field(default_factory=dict)  # Any: a JSON Schema is free-form by its definition
 
 
+class Taint(Section, frozen=True):
+    """Where tainted values may go. `respond`: what the run's answer may be made of, besides what is trusted."""
+
+    respond: Literal["any", "trusted", "url", "path", "sql", "cmd", "html"] | None = None
+
+
 class Audit(Section, frozen=True):
     """What is logged, when it is durable, and keys whose values never are written."""
 
@@ -221,6 +227,7 @@ class Policy(Section, frozen=True):
     budgets: Budgets = Budgets()
     approve: Approve = Approve()
     heap: Heap = field(default_factory=Heap)
+    taint: Taint = Taint()
     audit: Audit = Audit()
     source: Source | None = None
 

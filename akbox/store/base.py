@@ -61,11 +61,11 @@ class Transaction(Protocol):
     def take(self, recipient: bytes, limit: int) -> list[Message]:
         """Takes the oldest out, the urgent ones first."""
 
-    def inherit(self, owner: bytes, heir: bytes) -> None:
-        """Objects of `owner` are `heir`'s from now on; its mailbox goes."""
+    def inherit(self, owner: bytes, heir: bytes, *, taint: int) -> None:
+        """Objects of `owner` are `heir`'s from now on, with this label; its mailbox goes."""
 
-    def adopt(self, owner: bytes) -> None:
-        """Every object is `owner`'s from now on; mailboxes but its own go."""
+    def adopt(self, owner: bytes, *, taint: int) -> None:
+        """Every object is `owner`'s from now on, those of others with this label; mailboxes but its own go."""
 
     def journal(self, draft: Callable[[int], bytes]) -> int:
         """Keeps, with what the transaction changes, the log entry that belongs to it: `draft(number)` as bytes. Until

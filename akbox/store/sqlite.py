@@ -196,12 +196,12 @@ class _Transaction:
         self._db.executemany("DELETE FROM mail WHERE number = ?", [(m.number,) for m in found])
         return found
 
-    def inherit(self, owner: bytes, heir: bytes) -> None:
-        self._db.execute("UPDATE heap SET owner = ? WHERE owner = ?", (heir, owner))
+    def inherit(self, owner: bytes, heir: bytes, *, taint: int) -> None:
+        self._db.execute("UPDATE heap SET owner = ?, taint = ? WHERE owner = ?", (heir, taint, owner))
         self._db.execute("DELETE FROM mail WHERE recipient = ?", (owner,))
 
-    def adopt(self, owner: bytes) -> None:
-        self._db.execute("UPDATE heap SET owner = ? WHERE owner <> ?", (owner, owner))
+    def adopt(self, owner: bytes, *, taint: int) -> None:
+        self._db.execute("UPDATE heap SET owner = ?, taint = ? WHERE owner <> ?", (owner, taint, owner))
         self._db.execute("DELETE FROM mail WHERE recipient <> ?", (owner,))
 
     def journal(self, draft: Callable[[int], bytes]) -> int:

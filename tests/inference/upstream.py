@@ -77,6 +77,7 @@ class Plan:
         self.cut = self.output < wanted
         self.tool = m[1] if (m := re.search(r"\bcall-tool (\w+)", last)) and body.get("tools") else None
         self.arguments: Json = {"x": 1}
+        self.call_id = "call_1"
         self.slow_s = int(m[1]) / 1000 if (m := re.search(r"\bslow (\d+)", last)) else 0.0
         self.fault = m[1] if (m := re.search(r"\bfault ([\w-]+)", last)) else ""
         self.once = "once" in last
@@ -161,6 +162,7 @@ class FakeUpstream:
         names = [(tool.get("function") or tool).get("name") for tool in body.get("tools") or ()]
         if self.calls and self.calls[0][0] in names:
             plan.tool, plan.arguments = self.calls.pop(0)
+            plan.call_id = f"call_{c.requests}"
         c.open += 1
         c.most_open = max(c.most_open, c.open)
         try:
@@ -346,7 +348,7 @@ def chat_reply(body: Json, plan: Plan, cached: int) -> Json:
     finish = "length" if plan.cut else "stop"
     if plan.tool:
         call = {
-            "id": "call_1",
+            "id": plan.call_id,
             "type": "function",
             "function": {"name": plan.tool, "arguments": json.dumps(plan.arguments)},
         }
@@ -373,7 +375,7 @@ async def chat_events(body: Json, plan: Plan, cached: int) -> AsyncIterator[tupl
     if plan.tool:
         call = {
             "index": 0,
-            "id": "call_1",
+            "id": plan.call_id,
             "type": "function",
             "function": {"name": plan.tool, "arguments": json.dumps(plan.arguments)},
         }
@@ -398,7 +400,7 @@ def responses_reply(body: Json, plan: Plan, cached: int) -> Json:
     if plan.tool:
         call = {
             "id": "fc_1",
-            "call_id": "call_1",
+            "call_id": plan.call_id,
             "type": "function_call",
             "name": plan.tool,
             "arguments": json.dumps(plan.arguments),

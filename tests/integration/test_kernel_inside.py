@@ -10,6 +10,8 @@ import pytest
 
 import akbox
 
+from .raw_call import RAW
+
 POLICY = 'version = "1.0"\nprofiles = ["python"]\n[budgets]\nheap_bytes = 100000000\n'
 
 COUNTER = """
@@ -44,18 +46,10 @@ def test_eight_processes_on_one_counter_lose_no_update(tmp_path: Path, interpose
     assert result.stdout.decode() == f'{[0] * 8} 121 {{"n":120}}\n', result.stderr
 
 
-RAW = r"""
-import ctypes, json, os, threading, time
-libc = ctypes.CDLL(None, use_errno=True)
-libc.syscall.restype = ctypes.c_long
-def raw(nr, args, cap=65536, req=None, resp=None, agent=0, size=None, flags=0):
-    body = json.dumps(args).encode()
-    buf = ctypes.create_string_buffer(max(cap, 1))
-    n = libc.syscall(ctypes.c_long(nr), ctypes.c_void_p(agent), ctypes.c_void_p(req) if req is not None else body,
-                     ctypes.c_size_t(len(body) if size is None else size),
-                     ctypes.c_void_p(ctypes.addressof(buf) if resp is None else resp), ctypes.c_size_t(cap),
-                     ctypes.c_ulong(flags))
-    return n if n >= 0 else -ctypes.get_errno(), buf.value
+CALLS = (
+    RAW
+    + r"""
+import os, threading, time
 out = {}
 began = time.monotonic()
 out["empty"] = json.loads(raw(1034, {"timeout_ms": 300})[1])["result"]["messages"]
@@ -79,12 +73,13 @@ out["fetched"] = raw(1024, {}, flags=1)[0] > 3000
 out["once"] = raw(1024, {}, flags=1)[0]
 print(json.dumps(out))
 """
+)
 
 
 @pytest.mark.parametrize("interposer", ["auto", "ptrace"])
 def test_the_raw_numbers(tmp_path: Path, interposer: str) -> None:
     sandbox = akbox.Sandbox(akbox.Policy.parse(POLICY), cwd=tmp_path, state_dir=tmp_path / "s", interposer=interposer)
-    result = sandbox.run(["/usr/bin/python3", "-c", RAW], timeout=120)
+    result = sandbox.run(["/usr/bin/python3", "-c", CALLS], timeout=120)
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout) == {
         "empty": [], "waited": True, "meanwhile": [0, 0, 0], "got": ["hi"], "efault": [-14, -14, -14], "eperm": -1,

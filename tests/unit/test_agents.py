@@ -13,8 +13,8 @@ from kernel_kit import POLICY, Box, compiled
 
 from akbox.kernel.codes import CallError, Code
 from akbox.kernel.effect import Effect
-from akbox.kernel.kernel import MAX_DEPTH
 from akbox.kernel.ops import Op
+from akbox.kernel.tree import MAX_DEPTH
 
 READ, ALLOC, WRITE, DELETE, QUERY, BATCH = range(1024, 1030)
 SEND, RECV, CAP = 1033, 1034, 1043
@@ -34,9 +34,9 @@ def allowed(box: Box, agent: bytes, target: str, need: int = 1) -> bool:
 
 def test_a_child_has_at_most_what_its_parent_has(box: Box) -> None:
     kernel = box.kernel
-    same = kernel.add_agent(kernel.root, "same", None, {})
-    less = kernel.add_agent(kernel.root, "less", compiled(NARROW), {})
-    below = kernel.add_agent(less.id, "below", compiled('version = "1.0"\n[fs]\nread = ["/**"]\nwrite = ["/**"]\n'), {})
+    same = kernel.tree.add(kernel.root, "same", None, {})
+    less = kernel.tree.add(kernel.root, "less", compiled(NARROW), {})
+    below = kernel.tree.add(less.id, "below", compiled('version = "1.0"\n[fs]\nread = ["/**"]\nwrite = ["/**"]\n'), {})
     for target, need, expected in (
         ("/app/x", 1, (True, False, False)),
         ("/app/sub/x", 1, (True, True, True)),
@@ -51,7 +51,7 @@ def test_a_child_has_at_most_what_its_parent_has(box: Box) -> None:
 
 def test_revoking_a_parents_capability_ends_the_childs_too(box: Box) -> None:
     kernel = box.kernel
-    child = kernel.add_agent(kernel.root, "child", compiled(NARROW), {})
+    child = kernel.tree.add(kernel.root, "child", compiled(NARROW), {})
     assert allowed(box, child.id, "/app/sub/x")
     tid = next(h.tid for h in kernel.agent(kernel.root).held() if h.section == "fs.read")
     error = box.fail(CAP, by=child.id, op="revoke", cap=tid)
@@ -64,7 +64,7 @@ def test_revoking_a_parents_capability_ends_the_childs_too(box: Box) -> None:
 
 
 def test_a_heap_object_belongs_to_one(box: Box) -> None:
-    child = box.kernel.add_agent(box.kernel.root, "child", None, {}).id
+    child = box.kernel.tree.add(box.kernel.root, "child", None, {}).id
     ptr = box.call(ALLOC, type="t", value={"a": 1})["ptr"]
     other = box.call(ALLOC, type="t", value=0)["ptr"]
     assert box.fail(READ, by=child, ptr=ptr)["code"] == Code.CAP_MISSING
@@ -73,7 +73,7 @@ def test_a_heap_object_belongs_to_one(box: Box) -> None:
     assert box.call(READ, by=child, token=grant, ptr=ptr)["value"] == {"a": 1}
     assert box.fail(READ, by=child, token=grant, ptr=other)["code"] == Code.CAP_SCOPE
     assert box.fail(WRITE, by=child, token=grant, ptr=ptr, patch=[])["code"] == Code.CAP_SCOPE
-    stranger = box.kernel.add_agent(box.kernel.root, "stranger", None, {}).id
+    stranger = box.kernel.tree.add(box.kernel.root, "stranger", None, {}).id
     assert box.fail(READ, by=stranger, token=grant, ptr=ptr)["code"] == Code.CAP_SCOPE
     write = box.call(CAP, op="derive", cap=heap, resource=f"heap:{ptr}")["token"]
     box.call(WRITE, by=stranger, token=write, ptr=ptr, patch=[{"op": "set", "path": "/b", "value": 2}])
@@ -89,8 +89,8 @@ def test_a_heap_object_belongs_to_one(box: Box) -> None:
 
 def test_mail(box: Box) -> None:
     kernel = box.kernel
-    a = kernel.add_agent(kernel.root, "a", None, {}).id
-    b = kernel.add_agent(kernel.root, "b", None, {}).id
+    a = kernel.tree.add(kernel.root, "a", None, {}).id
+    b = kernel.tree.add(kernel.root, "b", None, {}).id
     for n in range(3):
         box.call(SEND, to="a", payload={"n": n}, correlation=f"c{n}")
     box.call(SEND, to=a.hex(), payload="now", urgent=True)
@@ -114,7 +114,7 @@ def test_mail(box: Box) -> None:
 
 
 def test_waiting_for_mail(box: Box) -> None:
-    child = box.kernel.add_agent(box.kernel.root, "child", None, {}).id
+    child = box.kernel.tree.add(box.kernel.root, "child", None, {}).id
     got: list[object] = []
     waiter = threading.Thread(target=lambda: got.append(box.call(RECV, by=child, timeout_ms=30_000)["messages"]))
     waiter.start()
@@ -126,13 +126,13 @@ def test_waiting_for_mail(box: Box) -> None:
 
 def test_the_end_of_an_agent(box: Box) -> None:
     kernel = box.kernel
-    child = kernel.add_agent(kernel.root, "child", compiled(NARROW), {"tokens": 40, "heap_objects": 3})
+    child = kernel.tree.add(kernel.root, "child", compiled(NARROW), {"tokens": 40, "heap_objects": 3})
     assert kernel.budgets.status("tokens").remaining == 60
     ptr = box.call(ALLOC, by=child.id, type="t", value=1)["ptr"]
     grant = box.call(CAP, by=child.id, op="derive", cap=child.heap_tid)["token"]
     child.ledger.charge("tokens", 10)
-    kernel.end_agent(child)
-    kernel.end_agent(child)
+    kernel.tree.end(child)
+    kernel.tree.end(child)
     assert kernel.budgets.status("tokens").remaining == 90
     assert kernel.budgets.used("heap_objects") == 1
     assert box.fail(READ, by=child.id, ptr=ptr)["code"] == Code.CAP_REVOKED
@@ -142,7 +142,7 @@ def test_the_end_of_an_agent(box: Box) -> None:
     assert kernel.budgets.used("heap_objects") == 0
     assert box.fail(SEND, to="child", payload=1)["code"] == Code.NO_RECIPIENT
     assert {a["state"] for a in box.call(QUERY, what="agents")["agents"]} == {"running", "ended"}
-    kernel.add_agent(kernel.root, "child", None, {})  # the name is free again
+    kernel.tree.add(kernel.root, "child", None, {})  # the name is free again
 
 
 def test_how_many(box: Box) -> None:
@@ -150,14 +150,14 @@ def test_how_many(box: Box) -> None:
 
     def refused(parent: bytes, name: str | None = None, **limits: int) -> Code:
         with pytest.raises(CallError) as caught:
-            kernel.add_agent(parent, name, None, limits)
+            kernel.tree.add(parent, name, None, limits)
         return caught.value.code
 
-    kernel.add_agent(kernel.root, "one", None, {"tokens": 60})
+    kernel.tree.add(kernel.root, "one", None, {"tokens": 60})
     assert refused(kernel.root, "one") == Code.NAME_EXISTS
     assert refused(kernel.root, tokens=41) == Code.BUDGET_EXCEEDED
     for _ in range(3):
-        kernel.add_agent(kernel.root, None, None, {})
+        kernel.tree.add(kernel.root, None, None, {})
     assert refused(kernel.root) == Code.QUOTA_EXCEEDED
 
 
@@ -165,9 +165,9 @@ def test_how_deep(tmp_path: Path) -> None:
     box = Box(tmp_path)
     at = box.kernel.root
     for _ in range(MAX_DEPTH):
-        at = box.kernel.add_agent(at, None, None, {}).id
+        at = box.kernel.tree.add(at, None, None, {}).id
     with pytest.raises(CallError, match="deep"):
-        box.kernel.add_agent(at, None, None, {})
+        box.kernel.tree.add(at, None, None, {})
     box.close()
 
 
@@ -191,7 +191,7 @@ def test_attenuation_through_any_depth(
     box = Box(tmp_path_factory.mktemp("deep"), texts[0])
     chain = [box.kernel.agent(box.kernel.root)]
     for text in texts[1:]:
-        chain.append(box.kernel.add_agent(chain[-1].id, None, compiled(text), {}))
+        chain.append(box.kernel.tree.add(chain[-1].id, None, compiled(text), {}))
     for who, rule in dead:
         layer = chain[who % len(chain)].layers[0]
         if rule < len(layer.policy.rules):

@@ -183,7 +183,7 @@ def test_sigkill_of_the_writer(tmp_path: Path, after: int) -> None:
 def test_the_ring_of_a_child_agent(tmp_path: Path) -> None:
     """Its events come back under its own id, and with its own rules."""
     box = Box(tmp_path)
-    child = box.kernel.add_agent(box.kernel.root, "child", compiled('version = "1.0"\n[fs]\nread = ["/x/**"]\n'), {})
+    child = box.kernel.tree.add(box.kernel.root, "child", compiled('version = "1.0"\n[fs]\nread = ["/x/**"]\n'), {})
     box.kernel.record(box.kernel.root, [event("/app/r")])
     abandon(box)
     events = [event("/app/a", rule=0), event("/app/b", allow=False, ts=5)]

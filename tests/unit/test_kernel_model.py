@@ -39,7 +39,7 @@ class KernelMachine(RuleBasedStateMachine):
         super().__init__()
         self.directory = Path(tempfile.mkdtemp(prefix="akbox-model-"))
         self.box = Box(self.directory, POLICY)
-        child = self.box.kernel.add_agent(self.box.kernel.root, "child", None, {"heap_objects": 4})
+        child = self.box.kernel.tree.add(self.box.kernel.root, "child", None, {"heap_objects": 4})
         self.agents = [self.box.kernel.root, child.id]
         self.model: dict[int, tuple[int, int, int]] = {}  # ptr -> (owner, version, n)
         self.calls = 0

@@ -125,7 +125,7 @@ def test_types_sanitizers_and_labels(box: Box) -> None:
         == INVALID
     )
     assert box.fail(write, ptr=1, patch=[])["code"] == Code.POLICY_DENY
-    child = box.kernel.add_agent(box.kernel.root, "child", None, {}).id
+    child = box.kernel.tree.add(box.kernel.root, "child", None, {}).id
     assert box.fail(alloc, by=child, type="$type", value={"name": "c", "schema": {}})["code"] == Code.POLICY_DENY
     url = box.call(alloc, type="t", value="https://example.org/a", taint="UNTRUSTED")["ptr"]
     clean = box.call(alloc, type="t", sanitize="url", **{"from": [url]})["ptr"]

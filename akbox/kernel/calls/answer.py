@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from akbox.kernel.calls.base import Args, Call
-from akbox.kernel.calls.objects import MAX_SOURCES, label_of
+from akbox.kernel.calls.base import Args, Call, Sink
+from akbox.kernel.calls.objects import label_from, label_of
 from akbox.kernel.codes import CallError, Code
 from akbox.kernel.ops import Op
 from akbox.kernel.patch import encode_value
-from akbox.kernel.taint import NAMES, combined
-from akbox.kernel.uses import reachable
+from akbox.kernel.sanitize import LABEL_OF
+from akbox.kernel.taint import NAMES, TAINT_TRUSTED, combined
 
 if TYPE_CHECKING:
     from akbox.kernel.pipeline import Context
 
 
 class RespondArgs(Args):
-    """`content`: any JSON value. `from`: objects it was made of, `taint`: a label of its own; both only say so."""
+    """`content`: any JSON value. `from`: objects it was made of, `taint`: a label of its own."""
 
     content: Any
     taint: str | int | None = None
@@ -56,11 +56,21 @@ def _prepare(ctx: Context, args: RespondArgs) -> None:
     )  # fmt: skip
 
 
+def _label(ctx: Context, args: RespondArgs) -> int:
+    return combined(label_of(args.taint), label_from(ctx, args.sources, "from"))
+
+
+def _sinks(ctx: Context, args: RespondArgs) -> list[Sink]:
+    """What every policy above the agent says of answers (`taint.respond`)."""
+    stated = {part.taint.respond for layer in ctx.agent.layers for _, part in layer.policy.parts} - {None, "any"}
+    if not stated:
+        return []
+    label = _label(ctx, args)
+    return [Sink("content", label, (LABEL_OF.get(word, TAINT_TRUSTED),)) for word in sorted(map(str, stated))]
+
+
 def _respond(ctx: Context, args: RespondArgs) -> dict[str, Any]:
-    if len(args.sources) > MAX_SOURCES:
-        raise CallError(Code.SCHEMA_INVALID, f"from: at most {MAX_SOURCES} objects", stage="SCHEMA")
-    labels = [reachable(ctx, ctx.kernel.store.get(ptr), ptr).taint for ptr in args.sources]
-    label = combined(label_of(args.taint), *labels)
+    label = _label(ctx, args)
     ctx.afterwards.append(lambda: ctx.kernel.set_answer(ctx.agent, args.content, label))
     return {"acknowledged": True, "taint": label, "label": NAMES[label]}
 
@@ -74,7 +84,14 @@ def _assert(ctx: Context, args: AssertArgs) -> dict[str, Any]:
 
 
 CALLS = (
-    Call(op=Op.RESPOND, args=RespondArgs, prepare=_prepare, target=lambda _args: "answer", execute=_respond),
+    Call(
+        op=Op.RESPOND,
+        args=RespondArgs,
+        prepare=_prepare,
+        target=lambda _args: "answer",
+        sinks=_sinks,
+        execute=_respond,
+    ),
     Call(
         op=Op.ASSERT,
         args=AssertArgs,

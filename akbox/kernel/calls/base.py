@@ -31,7 +31,8 @@ class Use(msgspec.Struct, frozen=True):
 
 
 class Sink(msgspec.Struct, frozen=True):
-    """A place in the arguments where text is interpreted. `accepts`: the labels that may go there besides TRUSTED."""
+    """A place in the arguments where text is interpreted, and the label of what the call would put there (TRUSTED when
+    nothing was said of it). `accepts`: the labels that may go there besides TRUSTED."""
 
     path: str
     taint: int
@@ -56,6 +57,6 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     target: Callable[[Any], str] | None = None
     effect: Callable[[Any], Effect] | None = None
     uses: Callable[[Any], Sequence[Use]] | None = None
-    sinks: Callable[[Any], Sequence[Sink]] | None = None
+    sinks: Callable[[Context, Any], Sequence[Sink]] | None = None
     cost: Callable[[Context, Any], Mapping[str, int]] | None = None
     may_wait: Callable[[Any], bool] | None = None

@@ -68,7 +68,7 @@ def _derive(ctx: Context, q: Derive) -> dict[str, Any]:
     caveat = Caveat(
         tid=new_tid(), resource=q.resource, methods=q.methods, expires_ms=now_ms + q.ttl_ms if q.ttl_ms else None,
         rate_limit=q.rate_limit, rate_window_ms=q.rate_window_ms,
-        agent=None if q.agent is None else kernel.find_agent(q.agent).id.hex(),
+        agent=None if q.agent is None else kernel.tree.find(q.agent).id.hex(),
     )  # fmt: skip
     text = derive(text, caveat)
     token = decode(text)
@@ -92,7 +92,7 @@ def _own_object(ctx: Context, resource: str) -> None:
 
 def _revoke(ctx: Context, q: Revoke) -> dict[str, Any]:
     kernel = ctx.kernel
-    own = {h.tid for a in kernel.agents_below(ctx.agent) for h in a.held()}
+    own = {h.tid for a in kernel.tree.below(ctx.agent) for h in a.held()}
     if "." in q.cap:
         token = kernel.caps.verify(q.cap)
         tid = token.tids[-1]

@@ -44,14 +44,14 @@ def _prepare_send(ctx: Context, args: SendArgs) -> None:
 
 
 def _send(ctx: Context, args: SendArgs) -> dict[str, Any]:
-    to = ctx.kernel.find_agent(args.to)
+    to = ctx.kernel.tree.find(args.to)
     _may_write_to(ctx, to)
     with ctx.kernel.store.transaction() as tx:
         if tx.waiting(to.id) >= MAX_WAITING:
             raise CallError(Code.MAILBOX_FULL, f"agent {to.name} has {MAX_WAITING} messages that it did not read yet")
         number = tx.post(to.id, ctx.subject, ctx.values[0][0], urgent=args.urgent, correlation=args.correlation)
         result = ctx.journal(tx, {"queued": True, "to": to.id.hex(), "seq": number})
-    ctx.afterwards.append(ctx.kernel.mail_came)
+    ctx.afterwards.append(ctx.kernel.doorbell.ring)
     return result
 
 
@@ -73,20 +73,20 @@ def _recv(ctx: Context, args: RecvArgs) -> dict[str, Any]:
     deadline = time.monotonic() + args.timeout_ms / 1000
     kernel = ctx.kernel
     while True:
-        seen = kernel.mail_count
+        seen = kernel.doorbell.count
         with kernel.store.transaction() as tx:
             found = tx.take(ctx.subject, args.limit) if tx.waiting(ctx.subject) else []
             if found or args.timeout_ms == 0:
                 messages = [
                     {
-                        "from": m.sender.hex(), "from_name": kernel.agent_name(m.sender), "seq": m.number,
+                        "from": m.sender.hex(), "from_name": kernel.tree.name(m.sender), "seq": m.number,
                         "payload": msgspec.json.decode(m.payload), "correlation": m.correlation, "urgent": m.urgent,
                         "taint": TAINT_UNTRUSTED,
                     }
                     for m in found
                 ]  # fmt: skip
                 return ctx.journal(tx, {"messages": messages})
-        if not kernel.wait_for_mail(seen, deadline - time.monotonic()):
+        if not kernel.doorbell.wait(seen, deadline - time.monotonic()):
             args.timeout_ms = 0  # one last look, and the answer may be empty
 
 

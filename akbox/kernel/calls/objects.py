@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -58,17 +59,15 @@ def _read(ctx: Context, args: ReadArgs) -> dict[str, Any]:
         "type": found.type,
         "version": found.version,
         "value": msgspec.json.decode(found.value),
-        "taint": found.taint,
+        "taint": label_in(ctx, found),
     }
 
 
 def prepare_alloc(ctx: Context, args: AllocArgs, where: str = "") -> tuple[bytes, int]:
     """(stored value, label) of a new object. Raises CallError."""
     labels = [label_of(args.taint)]
-    if len(args.sources) > MAX_SOURCES:
-        raise CallError(Code.SCHEMA_INVALID, f"{where}from: at most {MAX_SOURCES} objects")
-    found = [reachable(ctx, ctx.kernel.store.get(ptr), ptr) for ptr in args.sources]
-    labels += [item.taint for item in found]
+    found = sources(ctx, args.sources, f"{where}from")
+    labels += [label_in(ctx, item) for item in found]
     value = args.value
     if args.sanitize is not None:
         if value is not msgspec.UNSET or len(found) != 1:
@@ -80,6 +79,23 @@ def prepare_alloc(ctx: Context, args: AllocArgs, where: str = "") -> tuple[bytes
     if args.type == TYPE_TYPE and ctx.agent.parent is not None:
         raise CallError(Code.POLICY_DENY, "only the root agent may register a type", stage="POLICY")
     return ctx.kernel.heap.prepare(args.type, value, f"{where}value"), combined(*labels)
+
+
+def sources(ctx: Context, ptrs: Sequence[int], where: str) -> list[HeapObject]:
+    """The objects that something was made of. Raises CallError."""
+    if len(ptrs) > MAX_SOURCES:
+        raise CallError(Code.SCHEMA_INVALID, f"{where}: at most {MAX_SOURCES} objects", stage="SCHEMA")
+    return [reachable(ctx, ctx.kernel.store.get(ptr), ptr) for ptr in ptrs]
+
+
+def label_from(ctx: Context, ptrs: Sequence[int], where: str) -> int:
+    """The label of what was made of these objects."""
+    return combined(*(label_in(ctx, item) for item in sources(ctx, ptrs, where)))
+
+
+def label_in(ctx: Context, item: HeapObject) -> int:
+    """The label that an object has for the caller: what is another agent's it cannot trust."""
+    return item.taint if item.owner == ctx.subject else TAINT_UNTRUSTED
 
 
 def _prepare_alloc(ctx: Context, args: AllocArgs) -> None:

@@ -208,7 +208,7 @@ def _execute(ctx: Context, args: QueryArgs) -> dict[str, Any]:
         case Tools():
             return {"tools": list(ctx.kernel.tools)}
         case Agents():
-            return {"agents": ctx.kernel.agents()}
+            return {"agents": ctx.kernel.tree.described()}
         case LastDenial():
             return last_denial(ctx)
         case WhoAmI():

@@ -7,24 +7,27 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 
 from akbox.kernel.budget import ALIASES, MICROS_PER_USD, NAMES, U64_MAX
-from akbox.kernel.calls.base import Args, Call, Use
+from akbox.kernel.calls.base import Args, Call, Sink, Use
+from akbox.kernel.calls.objects import label_from
 from akbox.kernel.capability import Caveat, Type, derive, new_tid
 from akbox.kernel.codes import CallError, Code
 from akbox.kernel.effect import Effect
 from akbox.kernel.ops import NEED_EXEC, Op
+from akbox.kernel.taint import TAINT_CMD, TAINT_PATH
 
 if TYPE_CHECKING:
     from akbox.kernel.pipeline import Context
 
 MAX_CAPS = 32
+SINKS = {"program": (TAINT_PATH,), "argv": (TAINT_CMD,), "env": (TAINT_CMD,), "cwd": (TAINT_PATH,), "policy": ()}
 Word = Annotated[str, msgspec.Meta(max_length=131_072)]
 
 
 class SpawnArgs(Args):
     """`program`: an absolute path. `policy`: a policy as JSON or TOML text, or as an object; it narrows the parent's.
     `budgets`: set aside from the parent's. `caps`: tokens that the child gets (AKBOX_CAPS), for it alone. `env`: what
-    is set besides what the policy passes. `stdio`: "inherit" (output only) or "null". `detach`: it may outlive its
-    parent, not the run."""
+    is set besides what the policy passes. `from`: for each of SINKS, the objects it was made of. `stdio`: "inherit"
+    (output only) or "null". `detach`: it may outlive its parent, not the run."""
 
     program: Annotated[str, msgspec.Meta(min_length=1, max_length=4095)]
     argv: Annotated[list[Word], msgspec.Meta(max_length=1024)] | None = None
@@ -36,6 +39,9 @@ class SpawnArgs(Args):
     cwd: str | None = None
     stdio: Literal["inherit", "null"] = "inherit"
     detach: bool = False
+    sources: dict[Literal["program", "argv", "env", "cwd", "policy"], list[int]] = msgspec.field(
+        name="from", default_factory=dict
+    )
 
 
 def limits_of_args(budgets: dict[str, int | float]) -> dict[str, int | None]:
@@ -72,6 +78,11 @@ def _effect(args: SpawnArgs) -> Effect:
     return Effect(op=Op.SPAWN, target=os.path.realpath(args.program), need=NEED_EXEC)
 
 
+def _sinks(ctx: Context, args: SpawnArgs) -> list[Sink]:
+    """A new process reads its arguments as a path, a command or a policy: what came from elsewhere has to be fit."""
+    return [Sink(name, label_from(ctx, ptrs, f"from.{name}"), SINKS[name]) for name, ptrs in args.sources.items()]
+
+
 def _spawn(ctx: Context, args: SpawnArgs) -> dict[str, Any]:
     if ctx.kernel.spawner is None:
         raise CallError(Code.NOT_IMPLEMENTED, "this target starts no agents")
@@ -93,6 +104,7 @@ CALLS = (
         prepare=_prepare,
         effect=_effect,
         uses=lambda args: (Use(Type.SPAWN, args.program, "spawn"),),
+        sinks=_sinks,
         may_wait=lambda _args: True,
         execute=_spawn,
     ),
