@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import socket
 import threading
 from collections.abc import Callable
 
@@ -30,7 +31,7 @@ class Serving:
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.wake, selectors.EVENT_READ)
 
-    def watch(self, what: selectors._FileObject, call: Callable[[], None]) -> None:
+    def watch(self, what: socket.socket | int, call: Callable[[], None]) -> None:
         self.selector.register(what, selectors.EVENT_READ, call)
 
     def start(self) -> None:
