@@ -122,6 +122,9 @@ class Enforcer:
         """Judge connects through these pins, too, and lead port 53 to their DNS server. Once, before the first call."""
     def may_exec(self, path: bytes) -> bool:
         """Would execve of the object with this canonical path be allowed (dynamic linkers: by an exact rule only)?"""
+    def accepted(self, tid: int, nr: int, fd: int) -> None:
+        """Record that accept or accept4 (its number) is about to give a stopped task this descriptor. Raises
+        PermissionError when the ring is shut."""
     def next_upcall(self, timeout_ms: int) -> tuple[int, int, int, int, bytes, int, int] | None:
         """What only Python can answer: (cookie, tid, tgid, nr, request, resp_cap, flags); today the prctl door of the
         authority calls. Several threads may wait here. None on timeout; raises EOFError once stopped."""
@@ -193,6 +196,7 @@ STOP_STOPPED: int
 STOP_MAIN_EXIT: int
 STOP_ALL_GONE: int
 STOP_TOO_MANY: int
+STOP_ACCEPTED: int
 
 class Tracer:
     """The wait loop of native/tracer.h. One thread seizes, waits and resumes; kill, count and cpu_ns may come from

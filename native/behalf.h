@@ -19,6 +19,7 @@ enum {
 	AK_OP_CONNECT = 0x200,
 	AK_OP_BIND = 0x202,
 	AK_OP_LISTEN = 0x203,
+	AK_OP_ACCEPT = 0x204,
 	AK_OP_SEND = 0x205,
 	AK_OP_SIGNAL = 0x301,           /* also scheduling and limits: reaching into another process */
 	AK_OP_REFUSED = 0x3FF,          /* a call that no policy grants, as in enforce.c */

@@ -125,6 +125,10 @@ bool ak_status_in_run(struct ak_call *c, int dir, const char *status_path);
 /* enforce.c: has this thread an fs struct (umask, cwd) of its own? */
 bool ak_thread_has_own_fs(void);
 
+/* call_accept.c: records the connection that the stopped task `tid` is about to get as its descriptor `fd` from
+ * the call `nr`. 0, or -EPERM: the ring is shut. */
+int ak_accepted(struct ak_enforcer *e, pid_t tid, int nr, int fd);
+
 /* call_pty.c. NULL: out of memory. */
 struct ak_ptys *ak_ptys_new(void);
 void ak_ptys_free(struct ak_ptys *p);

@@ -352,6 +352,18 @@ static PyObject *enforcer_may_exec(PyObject *self, PyObject *arg)
 	return PyBool_FromLong(ak_may_exec(e->config.policy, path, (size_t)len) || ak_exec_was_approved(e, path, (size_t)len));
 }
 
+static PyObject *enforcer_accepted(PyObject *self, PyObject *args)
+{
+	struct ak_enforcer *e = enforcer_of(self);
+	int tid, nr, fd;
+	if (!e || !PyArg_ParseTuple(args, "iii", &tid, &nr, &fd))
+		return NULL;
+	int error = ak_accepted(e, tid, nr, fd);
+	if (error)
+		return os_error(-error);
+	Py_RETURN_NONE;
+}
+
 static PyObject *enforcer_next_upcall(PyObject *self, PyObject *arg)
 {
 	struct ak_enforcer *e = enforcer_of(self);
@@ -444,6 +456,7 @@ static PyMethodDef enforcer_methods[] = {
 	{"set_kernel_reads", enforcer_set_kernel_reads, METH_O, "One bit for each rule that Landlock enforces exactly for reading."},
 	{"use_names", enforcer_use_names, METH_O, "Judge connects by these names, too, and lead queries to their server."},
 	{"may_exec", enforcer_may_exec, METH_O, "May the object with this canonical path be a process's image?"},
+	{"accepted", enforcer_accepted, METH_VARARGS, "Record the connection that a stopped task has accepted."},
 	{"next_upcall", enforcer_next_upcall, METH_O, "The next call that only Python can answer."},
 	{"reply", enforcer_reply, METH_VARARGS, "Answer such a call."},
 	{"stop", enforcer_stop, METH_NOARGS, "End the threads and close the listener."},

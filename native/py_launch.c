@@ -553,6 +553,7 @@ int ak_py_launch_init(PyObject *module)
 		{"STOP_NOTHING", AK_STOP_NOTHING}, {"STOP_SYSCALL", AK_STOP_SYSCALL}, {"STOP_SECCOMP", AK_STOP_SECCOMP}, {"STOP_EXEC", AK_STOP_EXEC},
 		{"STOP_STOPPED", AK_STOP_STOPPED}, {"STOP_MAIN_EXIT", AK_STOP_MAIN_EXIT},
 		{"STOP_ALL_GONE", AK_STOP_ALL_GONE}, {"STOP_TOO_MANY", AK_STOP_TOO_MANY},
+		{"STOP_ACCEPTED", AK_STOP_ACCEPTED},
 	};
 	PyObject *tracer = PyType_FromModuleAndSpec(module, &tracer_spec, NULL);
 	child_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &child_spec, NULL);

@@ -22,6 +22,7 @@
 #define ERESTARTSYS 512
 #define ERESTARTNOINTR 513
 #define ERESTARTNOHAND 514
+#define RECORD 1                /* the data of our filter's RET_TRACE for calls of which we only want to see what came (filter.py) */
 
 /* Where a task's call number and return value are. The one place with registers. */
 #if defined(__x86_64__)
@@ -287,9 +288,21 @@ int ak_tracer_answer(struct ak_tracer *t, pid_t tid, int64_t value)
 	return ak_tracer_resume(t, tid, 0);
 }
 
+static bool is_accept(int64_t nr)
+{
+	return nr == SYS_accept || nr == SYS_accept4;
+}
+
+/* Nothing of an accept is judged: the kernel carries it out as it would bare, and stops once more with what it returns. */
 static bool seccomp_stop(struct ak_tracer *t, pid_t tid, struct ak_stop_event *event)
 {
 	ak_regs regs;
+	unsigned long data = 0;
+	if (ptrace(PTRACE_GETEVENTMSG, tid, NULL, &data) == 0 && data == RECORD && get_regs(tid, &regs) &&
+	    is_accept(call_number(&regs))) {
+		ptrace(PTRACE_SYSCALL, tid, NULL, NULL);
+		return false;
+	}
 	if (t->trace_seccomp && get_regs(tid, &regs)) {
 		*event = (struct ak_stop_event){AK_STOP_SECCOMP, tid, call_number(&regs)};
 		return true;
@@ -336,11 +349,17 @@ static bool fork_stop(struct ak_tracer *t, pid_t tid, struct ak_stop_event *even
 	return false;
 }
 
-/* Only a parent whose child was refused is stopped at the exit of a call. */
-static bool refused_stop(struct ak_tracer *t, pid_t tid)
+/* At the exit of a call is only stopped who accepts a connection, or a parent whose child was refused. */
+static bool exit_stop(struct ak_tracer *t, pid_t tid, struct ak_stop_event *event)
 {
 	ak_regs regs;
-	if (get_regs(tid, &regs)) {
+	bool known = get_regs(tid, &regs);
+	if (known && is_accept(call_number(&regs))) {
+		if (call_result(&regs) >= 0) {
+			*event = (struct ak_stop_event){AK_STOP_ACCEPTED, tid, call_number(&regs) << 32 | call_result(&regs)};
+			return true;
+		}
+	} else if (known) {
 		set_result(&regs, -EAGAIN);
 		if (!put_regs(tid, &regs))
 			must_not_go_on(tid);
@@ -369,7 +388,7 @@ static bool handle(struct ak_tracer *t, pid_t tid, int status, uint64_t cpu_ns, 
 		return false;
 	}
 	if (sig == (SIGTRAP | 0x80))
-		return refused_stop(t, tid);
+		return exit_stop(t, tid, event);
 	switch (status >> 16) {
 	case PTRACE_EVENT_EXEC:
 		return exec_stop(t, tid, event);

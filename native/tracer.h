@@ -18,6 +18,7 @@ enum ak_stop_kind {
 	AK_STOP_STOPPED,        /* the main process is in a group stop: value = the signal. Already listening; do not resume */
 	AK_STOP_MAIN_EXIT,      /* the main process ended: value = wait status. Do not resume */
 	AK_STOP_ALL_GONE,       /* no tracee is left */
+	AK_STOP_ACCEPTED,       /* a connection was accepted: value = the call's number << 32 | its descriptor */
 	AK_STOP_TOO_MANY,       /* a process more than allowed was refused: value = its number. Do not resume */
 };
 
@@ -31,7 +32,8 @@ struct ak_stop_event {
 
 /* `trapped`: one bit for each call number below `n_calls` that the filter hands to the listener; such a call is
  * restarted when a signal came before the supervisor had received it. trace_seccomp: RET_TRACE stops are ours (interposer ptrace);
- * otherwise they come from a filter of the agent's own, where nobody traces, and are answered ENOSYS as without a tracer.
+ * otherwise they come from a filter of the agent's own, where nobody traces, and are answered ENOSYS as without a tracer. Those
+ * of accept with the data 1 are ours in any case: the kernel carries the call out, and AK_STOP_ACCEPTED follows.
  * max_processes: more than so many at one time are refused with EAGAIN (threads do not count); 0: no limit. count_io: what ended
  * tasks read and wrote is added up. above: of the agent that started this one, or NULL; what runs here counts there, too, and it
  * has to live longer. */

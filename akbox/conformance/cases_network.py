@@ -62,6 +62,18 @@ NO_P1 = deny("net.connect", "ip:127.0.0.1:{P1}")
 NO_P1_6 = deny("net.connect", "ip:[[]::1]:{P1}")
 QUIET = Expect(entry=Entry("net.connect", "ip:127.0.0.1:{P1}"))  # programs that do not say why
 CURL = ("curl", "-sS", "-m5")
+# The word is put together here, so that the command line is no place to find it.
+KEY_SEARCH = (
+    "import glob, os\nword = b'akbox-kit-' + b'credential'\ntexts = [repr(os.environ).encode()]\n"
+    "for name in glob.glob('/proc/[0-9]*/environ') + glob.glob('/proc/[0-9]*/cmdline'):\n"
+    "    try: texts.append(open(name, 'rb').read())\n    except OSError: pass\n"
+    "print('found' if any(word in text for text in texts) else 'none', len(texts) > 2)\n"
+)
+UPLOAD = (
+    "import socket\ns = socket.create_connection(('127.0.0.1', {P2}), 10)\n"
+    "try:\n    s.sendall(bytes(20000))\n    print('answered' if s.recv(100) else 'ended')\n"
+    "except OSError: print('cut'); exit(1)\n"
+)
 
 ADDRESSES = [
     unreached("N01", "curl to a port that is not listed", (*CURL, f"http://{P1}/"), QUIET),
@@ -267,6 +279,24 @@ ADDRESSES = [
         call("tcp", "127.0.0.1", "{P1}"),
         NO_P1,
         policy={"net.dns": [], "net.bind": []},
+    ),
+    Case(
+        "N43",
+        "a credential of akbox's own environment, in the agent's and in /proc",
+        py(KEY_SEARCH),
+        ok("none True"),
+        Control(stdout="found True"),
+        policy={"fs.read": ["/proc/**"]},
+    ),
+    Case(
+        "N48",
+        "more than the budget bytes has",
+        py(UPLOAD),
+        Expect(exit=1, stdout="cut", entry=Entry("net.send", "budget:bytes")),
+        Control(stdout="answered"),
+        policy={**TO_P2, "budgets.bytes": 4096},
+        prepare=forget,
+        check=reached("P2", "tcp"),
     ),
     unreached("N50", "a child's child", sh("sh -c '{K}/try_call tcp 127.0.0.1 {P1}; exit $?'"), NO_P1, policy=TO_P2),
     unreached(
@@ -558,5 +588,7 @@ WHOLE = (
     "N29",
     "N30-after",
     "N31-hint",
+    "N43",
+    "N48",
 )
 CASES = turns([*ADDRESSES, *NAMES], WHOLE)

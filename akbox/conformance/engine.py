@@ -59,6 +59,7 @@ def environment(world: World) -> dict[str, str]:
         "TERM": "xterm",
         "XDG_STATE_HOME": str(world.STATE),
         "XDG_RUNTIME_DIR": str(world.base / "run"),
+        "KIT_API_KEY": "akbox-kit-credential",  # N43: of akbox's own environment, never of the agent's
         **(world.services.environment if world.services is not None else {}),
     }
 

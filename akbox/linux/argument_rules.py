@@ -36,7 +36,7 @@ class FilterPlan(Struct, frozen=True):
     Landlock holds every read rule exactly. listings_in_kernel: it judges every listing as the policy does (both:
     kernel_opens.py). traced: a tracer serves the authority numbers. notify: a listener serves the rest (else the tracer
     does). landlock: a domain is on. signals_scoped: and it scopes signals (ABI 6). names: the policy has rules on
-    names.
+    names. accepts: a tracer records accepted connections.
     """
 
     arch: str
@@ -48,6 +48,7 @@ class FilterPlan(Struct, frozen=True):
     landlock: bool = True
     signals_scoped: bool = True
     names: bool = False
+    accepts: bool = False
 
 
 def rules_for(name: str, plan: FilterPlan) -> Rules:

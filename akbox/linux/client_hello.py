@@ -56,6 +56,8 @@ class _Reader:
 
 def parse_hello(data: bytes) -> Hello:
     """What the first bytes of a connection say. A hello that is broken or too long is TLS without a name."""
+    if data and data[0] != _HANDSHAKE:  # told by the first byte: there may be no second one before an answer
+        return OTHER
     try:
         message = _handshake(_Reader(data))
         return Hello(True, True, _server_name(message))

@@ -10,12 +10,12 @@ import contextlib
 import ipaddress
 import os
 import queue
-import selectors
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from akbox.kernel.ops import Op
 from akbox.linux.listening import Pair
 from akbox.linux.pins import Pins
 from akbox.linux.resolvers import servers
+from akbox.linux.serving import Serving
 from akbox.linux.waiting import Stopped, read_message, write_message
 
 if TYPE_CHECKING:
@@ -55,50 +56,32 @@ class DnsServer:
         self._decide = decide
         self._ring = ring
         self._names = names
-        self._udp = udp
-        self._tcp = tcp
         self._on_failure = on_failure
         self._pins = pins
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._serving = Serving("the DNS server", "akbox-dns", on_failure)
         self._work: queue.Queue[Callable[[], None] | None] = queue.Queue(_WAITING_MAX)
         self._workers: list[threading.Thread] = []
         self._idle = threading.Semaphore(0)
         self._answerer: Answerer | None = None
         self._loading = threading.Lock()
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="akbox-dns", daemon=True)
+        for s in filter(None, udp):
+            self._serving.watch(s, partial(self._take_datagram, s))
+        for s in filter(None, tcp):
+            self._serving.watch(s, partial(self._take_connection, s))
 
     def start(self) -> None:
-        self._thread.start()
+        self._serving.start()
 
     def close(self) -> None:
         """Ends the threads. A query that is still waiting for its answer gets none."""
-        self._closing = True
-        os.eventfd_write(self._wake, 1)
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._serving.end()
         for _ in self._workers:
             self._work.put(None)
         for worker in self._workers:
             worker.join()
-        os.close(self._wake)
+        self._serving.close()
 
     # ---- the server's thread ---------------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        try:
-            with selectors.DefaultSelector() as ready:
-                ready.register(self._wake, selectors.EVENT_READ)
-                for s in filter(None, self._udp):
-                    ready.register(s, selectors.EVENT_READ, self._take_datagram)
-                for s in filter(None, self._tcp):
-                    ready.register(s, selectors.EVENT_READ, self._take_connection)
-                while not self._closing:
-                    for key, _ in ready.select():
-                        if key.data is not None:
-                            key.data(key.fileobj)
-        except Exception as error:  # the server's edge: without names nothing more is reached, and the run ends
-            self._on_failure(f"the DNS server failed: {error!r}")
 
     def _take_datagram(self, s: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError, ConnectionError):
@@ -160,17 +143,17 @@ class DnsServer:
             connection.setblocking(False)
             while True:
                 end = time.monotonic() + _TCP_IDLE_S
-                reply = self._answer(read_message(connection, end, self._wake), who, udp=False)
+                reply = self._answer(read_message(connection, end, self._serving.wake), who, udp=False)
                 if reply is None:
                     return
-                write_message(connection, reply, time.monotonic() + _TCP_IDLE_S, self._wake)
+                write_message(connection, reply, time.monotonic() + _TCP_IDLE_S, self._serving.wake)
 
     def _answer(self, wire: bytes, who: Who, *, udp: bool) -> bytes | None:
         with self._loading:
             if self._answerer is None:
                 from akbox.linux.answers import Answerer
 
-                self._answerer = Answerer(self._decide, self._pins, self._upstream, self._wake)
+                self._answerer = Answerer(self._decide, self._pins, self._upstream, self._serving.wake)
         return self._answerer.answer(wire, lambda lookup: self._record(lookup, who), udp=udp)
 
     def _record(self, lookup: Lookup, who: Who) -> None:

@@ -23,6 +23,7 @@ from akbox.linux.syscalls import ARCHES, AUTHORITY_NUMBERS, FilterPlan, Rule, de
 RET_TRAP = 0x0003_0000
 RET_USER_NOTIF = 0x7FC0_0000
 RET_TRACE = 0x7FF0_0000
+RET_RECORD = RET_TRACE | 1  # the tracer tells its own TRACE from others by the data (native/tracer.c)
 RET_ALLOW = 0x7FFF_0000
 
 Instruction = tuple[int, int, int, int]  # code, jt, jf, k of struct sock_filter
@@ -73,6 +74,8 @@ def _number_tree(plan: FilterPlan, conditional: list[int]) -> bytes:
     for decision in decisions(plan).values():
         if decision.always:
             rules.add_rule_exactly(pyseccomp.ALLOW, decision.nr)
+        elif decision.recorded:
+            rules.add_rule_exactly(pyseccomp.TRACE(1), decision.nr)
     for index, nr in enumerate(conditional):
         rules.add_rule_exactly(pyseccomp.ERRNO(_FIRST_SECTION + index), nr)
     if plan.traced:
@@ -129,7 +132,7 @@ def _link(
             out.append((_JUMP, 0, 0, jumps[k] - index - 1))
         elif op == _RETURN and k in defaults:
             out.append((_RETURN, 0, 0, supervisor))
-        elif op == _RETURN_A or (op == _RETURN and k not in (RET_ALLOW, RET_TRAP)):
+        elif op == _RETURN_A or (op == _RETURN and k not in (RET_ALLOW, RET_TRAP, RET_RECORD)):
             raise FilterError(f"the compiled filter returns {k:#x}, which nobody asked for")
         elif op == _EQUAL and k == native:
             arch_checks += 1

@@ -39,7 +39,7 @@ class Host(Struct, frozen=True):
     """What a run may build on. degraded: layers that are missing and were waived.
 
     authority_numbers: the raw numbers 1024-1044 can be served (RET_TRAP and a tracer). signals_scoped: Landlock keeps
-    signals inside the run; else the enforcer does.
+    signals inside the run; else the enforcer does. accepts: a tracer can see what an accept returned.
     """
 
     authority_numbers: bool
@@ -49,6 +49,7 @@ class Host(Struct, frozen=True):
     fds_by_pidfd: bool
     listener_flags: int
     degraded: tuple[str, ...]
+    accepts: bool = False
 
 
 def check_host(interposer: str, allow_degraded: Sequence[str], state_dir: Path | None) -> Host:
@@ -77,6 +78,7 @@ def check_host(interposer: str, allow_degraded: Sequence[str], state_dir: Path |
         fds_by_pidfd=report.works("pidfd_getfd"),
         listener_flags=FILTER_FLAG_WAIT_KILLABLE_RECV if report.works("listener-wait-killable") else 0,
         degraded=tuple(layer.name for layer in absent),
+        accepts=report.works("trace"),
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from akbox import _native
 from akbox.kernel.agents import Agent
 from akbox.kernel.ops import Op
-from akbox.linux.listening import listen, ports
+from akbox.linux.listening import Pair, listen, ports
 from akbox.policy.compiled import CompiledPolicy
 from akbox.policy.matcher import ALLOW, DENY, NO_RULE
 from akbox.policy.netpatterns import canonical_host
@@ -91,8 +91,8 @@ class NetServices:
     def _add_dns(
         self,
         ring: _native.Ring,
-        udp: tuple[socket.socket, socket.socket | None],
-        tcp: tuple[socket.socket, socket.socket | None],
+        udp: Pair,
+        tcp: Pair,
         on_failure: Callable[[str], None],
     ) -> None:
         from akbox.linux.dns_server import DnsServer
@@ -105,7 +105,7 @@ class NetServices:
     def _add_relay(
         self,
         ring: _native.Ring,
-        listeners: tuple[socket.socket, socket.socket | None],
+        listeners: Pair,
         sni: bool,
         limit: int | None,
         on_failure: Callable[[str], None],

@@ -157,6 +157,7 @@ def make_plan(request: Request) -> LaunchPlan:
         landlock=host.landlock,
         signals_scoped=host.signals_scoped,
         names=policy.names,
+        accepts=host.accepts,
     )
     own = {secret.source.removeprefix("env:") for secret in secrets.values()}
     env, removed = build_environment(

@@ -58,6 +58,6 @@ def _make(plan: FilterPlan) -> Program:
 
     bits = bytearray(_TRAPPED_BYTES)
     for nr, decision in decisions(plan).items():
-        if not decision.always and nr < 8 * _TRAPPED_BYTES:
+        if not decision.always and not decision.recorded and nr < 8 * _TRAPPED_BYTES:
             bits[nr // 8] |= 1 << nr % 8
     return Program(compile_filter(plan), bytes(bits), refusals(plan), name_cells(plan.arch))

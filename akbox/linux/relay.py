@@ -18,6 +18,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from msgspec import Struct
 
@@ -25,6 +26,7 @@ from akbox import _native
 from akbox.kernel.ops import Op
 from akbox.linux.client_hello import HELLO_MAX, parse_hello
 from akbox.linux.listening import Pair, reset
+from akbox.linux.serving import Serving
 
 TLS_PORTS = frozenset((443, 465, 563, 636, 853, 989, 990, 992, 993, 994, 995, 5061, 8443))
 _HELLO_S = 30.0
@@ -68,30 +70,26 @@ class Relay:
         self._enforce_sni = enforce_sni
         self._ring = ring
         self._names = names
-        self._listeners = [s for s in listeners if s is not None]
         self._charge = charge
-        self._on_failure = on_failure
         self._charged = 0
         self._counting = threading.Lock()  # guards _charged and _closed
         self._closed = False
         self._limit = limit
         self._over = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._pump = _native.Pump(_UNLIMITED if limit is None else limit, self._over)
         self._coming: set[_Coming] = set()
-        self._selector = selectors.DefaultSelector()
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="akbox-relay", daemon=True)
+        self._serving = Serving("the relay", "akbox-relay", on_failure, self._after_round)
+        self._selector = self._serving.selector
+        self._serving.watch(self._over, self._spent)
+        for listener in filter(None, listeners):
+            self._serving.watch(listener, partial(self._accept, listener))
 
     def start(self) -> None:
-        self._thread.start()
+        self._serving.start()
 
     def close(self) -> None:
         """Cuts every connection and ends both threads."""
-        self._closing = True
-        os.eventfd_write(self._wake, 1)
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._serving.end()
         self.count()
         with self._counting:
             self._closed = True
@@ -99,9 +97,8 @@ class Relay:
         for coming in self._coming:
             reset(coming.agent)
             reset(coming.server)
-        self._selector.close()
+        self._serving.close()
         os.close(self._over)
-        os.close(self._wake)
 
     def count(self) -> None:
         """Charges what was moved since the last time."""
@@ -115,22 +112,11 @@ class Relay:
 
     # ---- the relay's thread ----------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        try:
-            self._selector.register(self._wake, selectors.EVENT_READ)
-            self._selector.register(self._over, selectors.EVENT_READ, self._spent)
-            for listener in self._listeners:
-                self._selector.register(listener, selectors.EVENT_READ, lambda s=listener: self._accept(s))
-            while not self._closing:
-                waits = self._coming or self._limit is not None
-                for key, _ in self._selector.select(_TICK_S if waits else None):
-                    if key.data is not None:
-                        key.data()
-                self._expire()
-                if self._limit is not None:
-                    self.count()
-        except Exception as error:  # the relay's edge: nothing goes out any more, and the run ends
-            self._on_failure(f"the relay failed: {error!r}")
+    def _after_round(self) -> float | None:
+        self._expire()
+        if self._limit is not None:
+            self.count()
+        return _TICK_S if self._coming or self._limit is not None else None
 
     def _spent(self) -> None:
         """The pump has cut everything: the rest of the run gets nothing more, and the log says so."""

@@ -55,6 +55,7 @@ class Outcome(IntEnum):
     ALLOW = 0  # the kernel carries it out
     SUPERVISOR = 1  # USER_NOTIF, or TRACE where there is no listener
     SIGSYS = 2  # TRAP, which the tracer sees
+    RECORDED = 3  # the kernel carries it out, and the tracer looks what came of it (TRACE with data 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One call under one plan: allowed if `always` or if a rule holds; else refused with `errno`, 0 = a handler's."""
+    """One call under one plan: allowed if `always` or if a rule holds; else refused with `errno`, 0 = a handler's.
+    `recorded`: neither, see Outcome.RECORDED."""
 
     nr: int
     name: str
@@ -79,6 +81,7 @@ class Decision:
     rules: Rules
     errno: int
     reason: str
+    recorded: bool = False
 
 
 @lru_cache(maxsize=1)
@@ -108,14 +111,15 @@ def decisions(plan: FilterPlan) -> dict[int, Decision]:
         raise ValueError(f"no system call table for {plan.arch!r}: akbox knows {', '.join(ARCHES)}")
     result = {}
     for nr, call in _by_number(plan.arch).items():
-        always = (
-            call.action is Action.ALLOW
+        recorded = call.action is Action.ACCEPT and plan.accepts
+        always = not recorded and (
+            call.action in (Action.ALLOW, Action.ACCEPT)
             or (call.action is Action.METADATA and not plan.strict_metadata)
             or (call.action is Action.SIGNAL and plan.signals_scoped)
             or (call.action is Action.RECEIVE and not plan.names)
         )
         rules = () if always else rules_for(call.name, plan)
-        result[nr] = Decision(nr, call.name, always, rules, call.errno, call.reason)
+        result[nr] = Decision(nr, call.name, always, rules, call.errno, call.reason, recorded)
     return result
 
 
@@ -129,6 +133,8 @@ def decide(plan: FilterPlan, arch: int, nr: int, args: Sequence[int]) -> Outcome
     decision = decisions(plan).get(nr)
     if decision is None:
         return Outcome.SUPERVISOR
+    if decision.recorded:
+        return Outcome.RECORDED
     matched = any(all(args[m.arg] & m.mask == m.value for m in rule) for rule in decision.rules)
     return Outcome.ALLOW if decision.always or matched else Outcome.SUPERVISOR
 

@@ -22,6 +22,7 @@ class Action(IntEnum):
     METADATA = 3  # ALLOW, but TRAP under fs.metadata = "strict"
     SIGNAL = 4  # ALLOW where Landlock scopes signals, else TRAP
     RECEIVE = 5  # ALLOW, but TRAP where the policy has rules on names
+    ACCEPT = 6  # the kernel carries it out; what came of it is recorded
 
 
 class Group(NamedTuple):
@@ -57,8 +58,14 @@ GROUPS: tuple[Group, ...] = (
         0,
         "acts on sockets that are already connected, or only says what a socket is",
         """
-        accept 43 202; accept4 288 242; shutdown 48 210; getsockname 51 204; getpeername 52 205; getsockopt 55 209
+        shutdown 48 210; getsockname 51 204; getpeername 52 205; getsockopt 55 209
         """,
+    ),
+    Group(
+        Action.ACCEPT,
+        0,
+        "the listener was judged when it was bound; who comes has an entry",
+        "accept 43 202; accept4 288 242",
     ),
     Group(
         Action.RECEIVE,

@@ -62,6 +62,7 @@ class TraceLoop(Struct):
             _native.STOP_STOPPED: lambda _tid, signal: self.on_stopped(signal),
             _native.STOP_MAIN_EXIT: self._main_exit,
             _native.STOP_TOO_MANY: self._too_many,
+            _native.STOP_ACCEPTED: self._accepted,
         }
         if self.calls is not None:
             handlers[_native.STOP_SECCOMP] = self.calls.serve
@@ -82,6 +83,14 @@ class TraceLoop(Struct):
         """A process more than limits.pids: its parent gets EAGAIN (native/tracer.c); here it only gets its entry."""
         group = thread_group(tid)
         self.ring.put(Op.SYS_REFUSED, 0, 0, group, tid, -1, errno.EAGAIN, _NO_RULE, 0, b"limit:pids", b"")
+
+    def _accepted(self, tid: int, value: int) -> None:
+        """A connection has come: its entry is in the ring before the task has it."""
+        try:
+            self.enforcer.accepted(tid, value >> 32, value & 0x7FFF_FFFF)
+        except PermissionError:  # no entry, no connection
+            os.kill(tid, 9)
+        self.tracer.resume(tid)
 
     def _exec(self, tid: int, _former: int) -> None:
         """The new image, before its first instruction: the object the kernel really loaded must be one the policy lets

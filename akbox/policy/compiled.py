@@ -208,7 +208,7 @@ class CompiledPolicy(Struct, frozen=True, dict=True):
                 if h.section == "net.deny" and what.section == "net.dns" and (h.low, h.high) != (0, 65535):
                     continue  # refusing one port of a name does not make the name unknown
                 if match_host(h.host, what.name):
-                    found.append((h.effect, h.rule))
+                    found += _looked_up(h) if what.section == "net.dns" else [(h.effect, h.rule)]
         return self._first(found)
 
     def _match_name(self, what: Target) -> Match:
@@ -351,3 +351,12 @@ def _joined(parts: list[S]) -> S:
         stated = {name: value for name in part.__struct_fields__ if (value := getattr(part, name)) is not None}
         joined = msgspec.structs.replace(joined, **stated)
     return joined
+
+
+def _looked_up(h: HostRule) -> list[tuple[int, int]]:
+    """What a rule that covers a name says of looking it up. A connection that a person has to approve waits, its
+    look-up does not. But what can be said by the labels below a wildcard would be out before anybody was asked, so for
+    those a rule of its own (net.dns) has to let them be looked up."""
+    if h.effect != E_ASK or h.section != "net.connect":
+        return [(h.effect, h.rule)]
+    return [] if h.host.wild else [(E_ALLOW, h.rule)]

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from akbox.conformance.services import Services
 from akbox.kernel.approvals import Request
 from akbox.linux.result import RunResult
-from akbox.linux.sandbox import Sandbox
+from akbox.linux.sandbox import Run, Sandbox
 
 EACCES, ECONNREFUSED = 13, 111
 AGENT = """
@@ -125,6 +126,73 @@ def test_the_command_line_answers(app: Path) -> None:
     assert seen == {"create": 0}
     assert f"fs.open  {app}/deploy/x" in said[0]
     assert said[1] == f"approved: fs.open {app}/deploy/x\n"
+
+
+NAMED = """
+import socket, sys
+def reach(name):
+    try:
+        with socket.create_connection((name, int(sys.argv[1])), 30) as s:
+            s.sendall(b"x")
+            data = s.recv(100)
+            return data.split()[1].decode() if data else "cut"
+    except socket.gaierror: return "no name"
+    except OSError as e: return str(e.errno)
+print(reach("listed.test"), reach("sub.wild.test"), reach("a.b.wild.test"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("interposer", "sni", "allow"),
+    [("auto", "off", True), ("auto", "off", False), ("auto", "enforce", True), ("ptrace", "off", True)],
+)
+def test_a_connect_by_name_waits_for_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interposer: str, sni: str, allow: bool
+) -> None:
+    """A name is looked up without a question, one below a wildcard if net.dns has it; the connection waits."""
+    policy = tmp_path / "p.toml"
+    with Services() as services:
+        monkeypatch.setenv("AKBOX_RESOLVER", services.environment["AKBOX_RESOLVER"])
+        port = services.places["P2"]
+        policy.write_text(
+            'version = "1.0"\nprofiles = ["python"]\n[net]\ndns = ["sub.wild.test"]\n'
+            f'private = ["listed.test", "**.wild.test"]\nsni = "{sni}"\n[approve]\ntimeout_ms = 30000\n'
+            f'effects = ["net.connect dns:listed.test:{port}", "net.connect dns:**.wild.test:{port}"]\n'
+        )
+        asked: list[tuple[str, str]] = []
+        holder: list[Run] = []
+        started = threading.Event()
+
+        def answer(request: Request) -> None:
+            assert started.wait(30)
+            asked.append((request.op, request.target))
+            before = len(asked) - 1 if allow else 0
+            assert len(services.heard("P2")) == before  # nothing has happened before the answer
+            holder[0].kernel.approvals.decide(request.id, allow, "test")
+
+        read, write = os.pipe()
+        with open(os.devnull) as nothing, open(read) as said:
+            sandbox = Sandbox(policy, cwd=tmp_path, state_dir=tmp_path / "state", interposer=interposer)
+            holder.append(
+                sandbox.start(
+                    ["/usr/bin/python3", "-c", NAMED, port], stdio=(nothing.fileno(), write, 2), on_request=answer
+                )
+            )
+            started.set()
+            os.close(write)
+            answered = said.read()
+        ended = holder[0].wait(60)
+        assert ended.exit_code == 0, ended
+        assert answered == ("200 200 no name\n" if allow else "13 13 no name\n")
+        # The two share an address, about which is asked by the name that has the first rule.
+        assert asked == [("net.connect", f"dns:listed.test:{port}")] * 2
+        assert len(services.heard("P2")) == (2 if allow else 0)
+        assert {q.split()[0] for q in services.heard("DNS")} == {"listed.test", "sub.wild.test"}
+    lines = next((tmp_path / "state/runs").glob("*/audit.jsonl")).read_text().splitlines()
+    own = [e for e in map(json.loads, lines) if e["target"] == f"dns:listed.test:{port}"]
+    assert {(e["decision"], e["rule"]) for e in own if e["name"] == "net.connect"} == {
+        ("allow" if allow else "deny", f"approve net.connect dns:listed.test:{port}")
+    }
 
 
 def test_killing_the_run_ends_the_wait(app: Path) -> None:

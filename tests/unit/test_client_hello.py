@@ -51,6 +51,11 @@ def test_what_is_no_tls(data: bytes) -> None:
     assert parse_hello(data) == (OTHER if data[0] != 0x16 else Hello(True, True))
 
 
+def test_no_tls_is_told_by_the_first_byte() -> None:
+    assert parse_hello(b"x") == OTHER
+    assert parse_hello(b"\x16") == MORE
+
+
 def test_a_length_that_never_comes_ends_at_the_limit() -> None:
     body = b"\x01\xff\xff\xff" + bytes(HELLO_MAX)
     data = records(body, 16384)

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from akbox.linux.filter import RET_ALLOW, RET_TRACE, RET_TRAP, RET_USER_NOTIF, compile_filter
+from akbox.linux.filter import RET_ALLOW, RET_RECORD, RET_TRACE, RET_TRAP, RET_USER_NOTIF, compile_filter
 from akbox.linux.syscalls import ARCHES, Decision, FilterPlan, Outcome, Rule, decide, decisions
 from tests.unit.bpf import run
 
 PLANS = [
-    FilterPlan(arch, strict, reads, listings, traced, notify, landlock, signals)
+    FilterPlan(arch, strict, reads, listings, traced, notify, landlock, signals, accepts=not reads)
     for arch in ARCHES
     for strict, reads, listings, traced, notify, landlock, signals in (
         (False, False, False, True, True, True, True),
@@ -29,9 +29,12 @@ REGISTER = st.integers(0, 2**64 - 1)
 
 def expected(plan: FilterPlan, arch: int, nr: int, args: list[int]) -> int:
     supervisor = RET_USER_NOTIF if plan.notify else RET_TRACE
-    return {Outcome.ALLOW: RET_ALLOW, Outcome.SUPERVISOR: supervisor, Outcome.SIGSYS: RET_TRAP}[
-        decide(plan, arch, nr, args)
-    ]
+    return {
+        Outcome.ALLOW: RET_ALLOW,
+        Outcome.SUPERVISOR: supervisor,
+        Outcome.SIGSYS: RET_TRAP,
+        Outcome.RECORDED: RET_RECORD,
+    }[decide(plan, arch, nr, args)]
 
 
 def near(rule: Rule, rng: random.Random) -> list[list[int]]:
