@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from akbox.linux.gateway import ModelGateway
     from akbox.linux.net_services import NetServices
     from akbox.linux.ptrace_calls import PtraceCalls
+    from akbox.linux.tools import RunTools
 
 PR_SET_DUMPABLE = 4
 SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
@@ -74,6 +75,7 @@ class Run:
         member: Member | None = None,
         children: Children | None = None,
         gateway: ModelGateway | None = None,
+        tools: RunTools | None = None,
     ) -> None:
         self.plan = plan
         self.kernel = kernel
@@ -105,6 +107,11 @@ class Run:
         self.gateway = gateway
         if gateway is not None:
             self._things.callback(gateway.close)
+        self._tools = tools
+        if tools is not None:
+            self._things.callback(tools.release)
+            self._things.callback(tools.close)
+            tools.attach(self)
         self._drain = Drain(self._ring, kernel, self.agent.id, self.fail)
         self._tracer = _native.Tracer(
             plan.program.trapped,
@@ -182,6 +189,13 @@ class Run:
         """CPU time of the agent and of everything below it, ended ones included."""
         below = () if self.children is None else self.children.below(self.agent)
         return self.cpu_ns() + self._ended_cpu_ns + sum(run.tree_cpu_ns() for run in below)
+
+    def net_of(self, agent_id: bytes) -> NetServices | None:
+        """What an agent of this run has of its own on loopback; None: its policy takes nothing of it."""
+        if agent_id == self.agent.id:
+            return self._net
+        run = None if self.children is None else self.children.run_of(self.kernel.agent(agent_id))
+        return None if run is None else run._net
 
     def child_ended(self, cpu_ns: int) -> None:
         """A child agent has ended that had used so much, with all that it had started."""
@@ -329,6 +343,8 @@ class Run:
         things.callback(enforcer.stop)  # so that nobody waits for it any more
         if self.gateway is not None:
             things.callback(self.gateway.close)  # before those who wait for an answer of it are waited for
+        if self._tools is not None:
+            things.callback(self._tools.close)
         TraceLoop(
             self._tracer,
             enforcer,

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from akbox.linux.gateway import ModelGateway
     from akbox.linux.resume import Resumed
     from akbox.linux.terminal import Terminal
+    from akbox.linux.tools import RunTools
 
 __all__ = ["CannotRun", "Run", "RunResult", "Sandbox"]
 
@@ -135,6 +136,10 @@ class Sandbox:
                 plan = with_environment(plan, gateway.environment(kernel.agent(kernel.root)))
                 if not any(item.startswith(b"CODEX_HOME=") for item in plan.envp):
                     plan = with_environment(plan, gateway.settings(tmpdir))
+            tools = self._make_tools(plan, kernel)
+            if tools is not None:
+                undo.callback(tools.release)
+                undo.callback(tools.close)
             run = Run(
                 plan,
                 kernel,
@@ -144,6 +149,7 @@ class Sandbox:
                 on_stopped=on_stopped,
                 on_request=on_request,
                 gateway=gateway,
+                tools=tools,
             )
             run.anchors = self._start_anchors(kernel)
             if plan.policy.grants("spawn.allow") or any(r.ask and r.section == "spawn" for r in plan.policy.rules):
@@ -184,6 +190,13 @@ class Sandbox:
         from akbox.linux.gateway import model_gateway
 
         return model_gateway(self._policy, tmpdir)
+
+    def _make_tools(self, plan: LaunchPlan, kernel: Kernel) -> RunTools | None:
+        if not any(rule.section in ("tools.allow", "tools") for rule in plan.policy.rules):
+            return None
+        from akbox.linux.tools import RunTools
+
+        return RunTools(kernel, self._state, plan.cwd)
 
     def _environ(self) -> Mapping[str, str]:
         return os.environ if self._env is None else self._env

@@ -274,6 +274,13 @@ class CompiledPolicy(Struct, frozen=True, dict=True):
         return joined_infer(self.parts)
 
     @cached_property
+    def signed_by(self) -> tuple[str, ...] | None:
+        """Who may have signed a tool that was added: keys that every part which names some has named. None: anybody,
+        and nobody."""
+        stated = [part.wasm.signed_by for _, part in self.parts if part.wasm.signed_by]
+        return tuple(k for k in stated[0] if all(k in keys for keys in stated)) if stated else None
+
+    @cached_property
     def secrets(self) -> dict[str, Secret]:
         """Secrets of the policy and its profiles."""
         return {name: secret for _, part in reversed(self.parts) for name, secret in part.secrets.items()}

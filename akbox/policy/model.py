@@ -30,6 +30,7 @@ BindText = Annotated[str, Meta(extra={"kind": "bind"})]
 SocketText = Annotated[str, Meta(extra={"kind": "socket"})]
 NameText = Annotated[str, Meta(extra={"kind": "name"})]
 EffectText = Annotated[str, Meta(extra={"kind": "effect"})]
+KeyText = Annotated[str, Meta(extra={"kind": "public-key"})]
 SecretSource = Annotated[str, Meta(extra={"kind": "secret-source"})]
 SecretUse = Annotated[str, Meta(extra={"kind": "secret-use"})]
 ProfileName = Annotated[str, Meta(extra={"kind": "profile"})]
@@ -80,10 +81,12 @@ class Tools(Section, frozen=True):
 
 
 class Wasm(Section, frozen=True):
-    """WebAssembly modules and the host calls they may make."""
+    """WebAssembly modules of tools that were added (those that come with akbox need no rule), and the host calls that
+    any tool may make. `signed_by`: public keys (Ed25519, in hex), one of which must have signed what was added."""
 
     modules: tuple[NameText, ...] = ()
     hostcalls: tuple[NameText, ...] = ()
+    signed_by: tuple[KeyText, ...] = ()
 
 
 class Upstream(Section, frozen=True):
