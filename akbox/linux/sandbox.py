@@ -51,8 +51,9 @@ class Sandbox:
     policy: a Policy, a file's path, or a preset's name (default: "default"). cwd: the runs' working directory. audit:
     "full" or "writes" instead of the policy's level. allow_degraded: layers that may be missing, by `akbox doctor`'s
     names. env: the environment that the policy's `env` section filters (default: this process's). gateway: whether a
-    policy with `infer.upstreams` gets its model gateway. anchors: as `akbox run --anchor`, where checkpoints go. As a
-    context manager it kills what still runs at the end. The process becomes non-dumpable with its first run (prctl(2),
+    policy with `infer.upstreams` gets its model gateway. anchors: as `akbox run --anchor`, where checkpoints go.
+    tool: the directory of a tool in development, which the runs have besides those of `akbox tool list`. As a context
+    manager it kills what still runs at the end. The process becomes non-dumpable with its first run (prctl(2),
     PR_SET_DUMPABLE): the agent has its uid and must not read it. Raises PolicyError, StateError.
     """
 
@@ -70,6 +71,7 @@ class Sandbox:
         keep_fds: Sequence[int] = (),
         gateway: bool = True,
         anchors: Sequence[str] = (),
+        tool: Path | None = None,
     ) -> None:
         self._state = state_root(state_dir)
         recall_shipped(self._state)
@@ -83,6 +85,7 @@ class Sandbox:
         self._keep_fds = tuple(keep_fds)
         self._gateway = gateway
         self._anchors = tuple(anchors)
+        self._tool = tool
         self._lock = threading.Lock()
         self._live: list[Run] = []  # guarded by _lock
 
@@ -195,8 +198,12 @@ class Sandbox:
         if not any(rule.section in ("tools.allow", "tools") for rule in plan.policy.rules):
             return None
         from akbox.linux.tools import RunTools
+        from akbox.tools.failure import ToolFailure
 
-        return RunTools(kernel, self._state, plan.cwd)
+        try:
+            return RunTools(kernel, self._state, plan.cwd, self._tool)
+        except ToolFailure as error:
+            raise CannotRun(error.message, error.suggested_fix or "") from error
 
     def _environ(self) -> Mapping[str, str]:
         return os.environ if self._env is None else self._env

@@ -26,12 +26,12 @@ _KINDS = ("A", "AAAA")
 class RunTools:
     """One run's. `close` may be called at any time, and twice."""
 
-    def __init__(self, kernel: Kernel, state: Path, cwd: str) -> None:
+    def __init__(self, kernel: Kernel, state: Path, cwd: str, extra: Path | None) -> None:
+        self._box = ToolBox(kernel, state, cwd, self._resolve, extra)
         self._run: Run | None = None
         self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC)
         self._lock = threading.Lock()
         self._closed = False  # guarded by _lock
-        self._box = ToolBox(kernel, state, cwd, self._resolve)
         self._kernel = kernel
         kernel.tools = self._box
 

@@ -31,11 +31,14 @@ PARAMS_BYTES_MAX = 1 << 20
 
 class ToolBox:
     """Implements akbox.kernel.calls.tool.Tools. `state`: the state directory; `cwd`: what relative paths of an agent's
-    begin at; `resolve`: addresses of a name for an agent, None where names are not served."""
+    begin at; `resolve`: addresses of a name for an agent, None where names are not served; `extra`: a tool in
+    development. Raises ToolFailure for one that is none."""
 
-    def __init__(self, kernel: Kernel, state: Path, cwd: str, resolve: Resolve | None) -> None:
+    def __init__(
+        self, kernel: Kernel, state: Path, cwd: str, resolve: Resolve | None, extra: Path | None = None
+    ) -> None:
         self.kernel, self.cwd, self.resolve = kernel, cwd, resolve
-        self._registry = Registry(state)
+        self._registry = Registry(state, extra)
         self._cache = state / "tools-cache"
         self._lock = threading.Lock()  # guards what follows
         self._tools: dict[str, Tool] = {}
@@ -112,7 +115,7 @@ class ToolBox:
         with self._lock:
             self._closed = True
             runtime, work = self._runtime, self._at_close
-            self._at_close = []
+            self._runtime, self._at_close = None, []
         for end in work:
             end()
         if runtime is not None:

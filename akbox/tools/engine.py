@@ -6,6 +6,7 @@ Imported with the first call of a tool: wasmtime's library is thirty megabytes.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import threading
 import time
@@ -18,10 +19,12 @@ from akbox.rundir import own_directory
 from akbox.tools.failure import ToolFailure
 from akbox.tools.manifest import Limits
 
-MAX_INSTANCES = 64  # calls at one time; each has its slot in the pool
+MAX_INSTANCES = 32  # calls at one time; each has its slot in the pool
 MAX_TABLES, MAX_TABLE_ELEMENTS = 4, 20_000
 MAX_MEMORY_BYTES = 256 << 20
 STACK_BYTES = 512 << 10
+POOL_BYTES = 2 * MAX_INSTANCES * (8 << 30)  # 4 GiB and as much around it for each, and as much again
+_MAP_NORESERVE = 0x4000
 TICK_S = 0.005
 _MAGIC = b"akbox cwasm 1\n"
 _CACHE_FILES = 256
@@ -29,10 +32,17 @@ _CACHE_FILES = 256
 
 def make_engine() -> wasmtime.Engine:
     """Fuel and epochs on; what no tool needs off: threads (shared memory), 64-bit and several memories, GC."""
+    return wasmtime.Engine(_config(pooled=_has_room()))
+
+
+def _has_room() -> bool:
+    """Is there address space for a pool? wasmtime's C API ends the process where there is none (a limit on it, many
+    runs in one process), so it is asked for here first; without, instances get their memory one by one."""
     try:
-        return wasmtime.Engine(_config(pooled=True))
-    except wasmtime.WasmtimeError:  # the pool's address space (half a terabyte) is not to be had here
-        return wasmtime.Engine(_config(pooled=False))
+        mmap.mmap(-1, POOL_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE, prot=0).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _config(*, pooled: bool) -> wasmtime.Config:

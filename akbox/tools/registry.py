@@ -43,17 +43,22 @@ class Tool(msgspec.Struct, frozen=True):
 
 
 class Registry:
-    """Reads tools by name. `state`: akbox's state directory."""
+    """Reads tools by name. `state`: akbox's state directory; `extra`: the directory of one tool in development, which
+    is read anew where it is."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, extra: Path | None = None) -> None:
         self.root = state / "tools"
+        self._extra = None if extra is None else read(extra, builtin=False)
 
     def names(self) -> list[str]:
         """All there are, in order."""
-        return sorted({*_directories(BUILTIN), *_directories(self.root)})
+        extra = [] if self._extra is None else [self._extra.name]
+        return sorted({*_directories(BUILTIN), *_directories(self.root), *extra})
 
     def load(self, name: str) -> Tool:
         """Raises ToolFailure: unknown, or one whose files are not what its manifest says."""
+        if self._extra is not None and self._extra.name == name:
+            return self._extra
         for base, builtin in ((BUILTIN, True), (self.root, False)):
             if _is_name(name) and (base / name).is_dir():
                 tool = read(base / name, builtin=builtin)

@@ -168,7 +168,7 @@ class Runtime:
         def define(module: str, name: str, params: tuple[str, ...], work: Callable[..., int], *, returns: bool) -> None:
             kind = wasmtime.FuncType([kinds[p]() for p in params], [wasmtime.ValType.i32()] if returns else [])
             masks = tuple(_MASKS[p] for p in params)
-            linker.define_func(module, name, kind, self._out(name, masks, work, returns), access_caller=True)
+            linker.define_func(module, name, kind, _out(self._local, name, masks, work, returns), access_caller=True)
 
         for name, params in wasi.FUNCTIONS.items():
             define(wasi.MODULE, name, params, _to_wasi, returns=name != "proc_exit")
@@ -177,21 +177,23 @@ class Runtime:
         define(HOST_MODULE, REPLY, ("i32", "i32"), _fetch, returns=True)
         return linker
 
-    def _out(
-        self, name: str, masks: tuple[int, ...], work: Callable[..., int], returns: bool
-    ) -> Callable[..., int | None]:
-        """A way out of WebAssembly. What is raised in one reaches wasmtime as a trap."""
 
-        def out(caller: wasmtime.Caller, *numbers: int) -> int | None:
-            call: _Call = self._local.call
-            try:
-                value = work(name, call, _memory(caller), tuple(n & m for n, m in zip(numbers, masks, strict=True)))
-            except wasi.Stop as stop:
-                call.stop = stop
-                raise
-            return value - (1 << 32) if value > 0x7FFF_FFFF else value if returns else None
+def _out(
+    local: threading.local, name: str, masks: tuple[int, ...], work: Callable[..., int], returns: bool
+) -> Callable[..., int | None]:
+    """A way out of WebAssembly. What is raised in one reaches wasmtime as a trap. wasmtime-py keeps it in a table of
+    its own, so it must not hold the runtime, which would never end then."""
 
-        return out
+    def out(caller: wasmtime.Caller, *numbers: int) -> int | None:
+        call: _Call = local.call
+        try:
+            value = work(name, call, _memory(caller), tuple(n & m for n, m in zip(numbers, masks, strict=True)))
+        except wasi.Stop as stop:
+            call.stop = stop
+            raise
+        return value - (1 << 32) if value > 0x7FFF_FFFF else value if returns else None
+
+    return out
 
 
 def check_shape(module: wasmtime.Module, name: str, hostcalls: tuple[str, ...]) -> None:

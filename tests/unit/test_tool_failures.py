@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -189,6 +191,33 @@ def test_what_runs_is_ended_with_the_run(tmp_path: Path) -> None:
     assert [error["details"] for error in errors] == [{"reason": "ending"}]
     assert bench.fail("json_query", path="")["details"] == {"reason": "ending"}
     bench.box.close()
+
+
+def test_runtimes_come_and_go(tmp_path: Path) -> None:
+    """Each has address space for its pool; where that is not given back, the three hundredth ends the process."""
+    program = """
+import resource, sys
+from pathlib import Path
+from akbox.tools.registry import Registry
+from akbox.tools.runtime import Runtime
+
+tool = Registry(Path(sys.argv[1])).load("json_query")
+def once():
+    runtime = Runtime(Path(sys.argv[1]))
+    result = runtime.run(tool, b'{"value":1,"path":""}', lambda *_: (False, b""), float("1e9")).stdout
+    runtime.close()
+    return result
+def size():
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+assert {once() for _ in range(3)} == {b'{"found":true,"value":1}'}
+before = size()
+assert {once() for _ in range(20)} == {b'{"found":true,"value":1}'}
+assert size() - before < 1 << 30, size() - before
+resource.setrlimit(resource.RLIMIT_AS, (before + (64 << 30), resource.RLIM_INFINITY))
+assert once() == b'{"found":true,"value":1}', "without a pool"
+"""
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_bad_name_in_the_state_directory_is_no_tool(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def says(text: str) -> str:
     )
 
 
-def make_tool(directory: Path, name: str, module: str | bytes, **fields: Any) -> Path:
+def make_tool(directory: Path, name: str, module: str | bytes, /, **fields: Any) -> Path:
     """A tool's directory; `fields` go into the manifest, None leaves one out."""
     folder = directory / name
     folder.mkdir(parents=True)
