@@ -175,3 +175,11 @@ def test_text_grep(tmp_path: Path) -> None:
     assert found == {"matches": [], "count": 1}
     assert "pattern" in bench.fail("text_grep", pattern="(", text=text, regex=True)["message"]
     bench.close()
+
+
+def test_the_template_of_the_guide(tmp_path: Path) -> None:
+    source = tmp_path / "shout"
+    shutil.copytree(ROOT / "examples" / "tools" / "shout", source)
+    subprocess.run([ROOT / "scripts" / "build-tools", source], check=True, capture_output=True, timeout=120)
+    assert json.loads(akbox(tmp_path / "s", "call", source, '{"text": "hé\\n"}')) == {"text": "Hé\n"}
+    assert "params" in akbox(tmp_path / "s", "call", source, code=1)
