@@ -18,6 +18,7 @@ COMMANDS = {
     "approve": ("akbox.cli.approve:approve", "Answer what waits for a person."),
     "cap": ("akbox.cli.cap:cap", "Mint, inspect, narrow and revoke capabilities."),
     "tool": ("akbox.cli.tool:tool", "Add, list, sign, check and call tools."),
+    "mcp": ("akbox.cli.mcp:mcp", "Serve a run's tools to an MCP client (inside a run)."),
     "doctor": ("akbox.cli.doctor:doctor", "Try what this host can hold, and say what to do where it can't."),
     "test": ("akbox.cli.test:test", "Try on this machine what akbox promises."),
 }
