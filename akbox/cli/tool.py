@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from akbox.cli.control import state_option
-from akbox.cli.output import EXIT_USAGE, Failure, columns, emit_json
+from akbox.cli.output import EXIT_USAGE, Failure, columns, emit_json, printable
 from akbox.rundir import StateError, state_root
 from akbox.tools.failure import ToolFailure
 from akbox.tools.registry import Registry, Tool, read
@@ -170,6 +170,36 @@ def call(name: str, params: str, policy: str | None, state_dir: str | None) -> i
         return run.wait().exit_code
     except CannotRun as error:
         raise Failure(error.message, fix=error.hint, exit_code=error.exit_code) from error
+
+
+@tool.command()
+@json_option
+@state_option
+def held(as_json: bool, state_dir: str | None) -> int:
+    """Tools of mounted MCP servers that say something else of themselves than what was approved, and what they say."""
+    from akbox.tools.pins import Pins
+
+    found = _try(lambda: Pins(_state(state_dir)).held())
+    if as_json:
+        emit_json(msgspec.to_builtins(found))
+        return 0
+    for name, item in sorted(found.items()):
+        print(f"{name}\n  {printable(item.description)}")
+    return 0
+
+
+@tool.command()
+@click.argument("name", metavar="SERVER.TOOL|SERVER")
+@state_option
+def approve(name: str, state_dir: str | None) -> int:
+    """Let runs use a tool that is held, as it describes itself now; SERVER: all of its."""
+    from akbox.tools.pins import Pins
+
+    done = _try(lambda: Pins(_state(state_dir)).approve(name))
+    if not done:
+        raise Failure(f"nothing is held that is called {name!r}", fix="`akbox tool held` shows what is")
+    print("approved: " + ", ".join(done))
+    return 0
 
 
 tool.add_command(inspect, "show")

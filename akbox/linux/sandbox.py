@@ -201,7 +201,7 @@ class Sandbox:
         from akbox.tools.failure import ToolFailure
 
         try:
-            return RunTools(kernel, self._state, plan.cwd, self._tool)
+            return RunTools(kernel, self._state, plan.cwd, self._tool, plan.policy.mcp)
         except ToolFailure as error:
             raise CannotRun(error.message, error.suggested_fix or "") from error
 

@@ -17,7 +17,9 @@ from akbox.kernel.kernel import Kernel
 from akbox.tools.box import ToolBox
 
 if TYPE_CHECKING:
+    from akbox.linux.mounts import Mounts
     from akbox.linux.run import Run
+    from akbox.policy.model import McpServer
     from akbox.tools.hostcalls import Names
 
 _KINDS = ("A", "AAAA")
@@ -26,13 +28,26 @@ _KINDS = ("A", "AAAA")
 class RunTools:
     """One run's. `close` may be called at any time, and twice."""
 
-    def __init__(self, kernel: Kernel, state: Path, cwd: str, extra: Path | None) -> None:
+    def __init__(
+        self, kernel: Kernel, state: Path, cwd: str, extra: Path | None, servers: dict[str, McpServer]
+    ) -> None:
+        """Raises ToolFailure for an `extra` that is no tool, CannotRun for a server that does not start."""
         self._box = ToolBox(kernel, state, cwd, self._resolve, extra)
         self._run: Run | None = None
         self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC)
         self._lock = threading.Lock()
         self._closed = False  # guarded by _lock
         self._kernel = kernel
+        self._mounts: Mounts | None = None
+        if servers:
+            from akbox.linux.mounts import Mounts
+
+            self._mounts = Mounts(kernel, state, cwd)
+            try:
+                self._box.mounts = self._mounts.start(servers)
+            except BaseException:
+                self.release()
+                raise
         kernel.tools = self._box
 
     def attach(self, run: Run) -> None:
@@ -45,6 +60,8 @@ class RunTools:
                 return
             self._closed = True
         os.write(self._stop_write, b"\0")  # ends questions to the resolver
+        if self._mounts is not None:
+            self._mounts.close()
         self._box.close()
         self._kernel.tools = None
 

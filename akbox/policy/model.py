@@ -35,6 +35,7 @@ SecretSource = Annotated[str, Meta(extra={"kind": "secret-source"})]
 SecretUse = Annotated[str, Meta(extra={"kind": "secret-use"})]
 ProfileName = Annotated[str, Meta(extra={"kind": "profile"})]
 UpstreamName = Annotated[str, Meta(extra={"kind": "upstream"})]
+MountName = Annotated[str, Meta(extra={"kind": "mount"})]
 EnvName = Annotated[str, Meta(extra={"kind": "env"})]
 EnvPass = Annotated[str, Meta(extra={"kind": "env-pass"})]  # also "LC_*"
 EnvValue = Annotated[str, Meta(extra={"kind": "env-value"})]  # ${workdir}, ${home}, ${tmp}, ${prefix} are replaced
@@ -73,11 +74,22 @@ class Net(Section, frozen=True):
     sni: Literal["off", "enforce"] | None = None
 
 
+class McpServer(Section, frozen=True):
+    """An MCP server that akbox starts with the run, in a sandbox of its own under `policy`; its tools are NAME.TOOL.
+
+    `timeout_ms`: of its start, and of each call (default: 30,000)."""
+
+    command: tuple[str, ...]
+    policy: Policy
+    timeout_ms: Count | None = None
+
+
 class Tools(Section, frozen=True):
-    """Tools by name."""
+    """Tools by name; `mcp`: servers whose tools there are besides, by a name for each."""
 
     allow: tuple[NameText, ...] = ()
     deny: tuple[NameText, ...] = ()
+    mcp: dict[MountName, McpServer] = field(default_factory=dict)
 
 
 class Wasm(Section, frozen=True):
@@ -213,7 +225,7 @@ class Policy(Section, frozen=True):
     profiles: tuple[ProfileName, ...] = ()
     fs: Fs = Fs()
     net: Net = Net()
-    tools: Tools = Tools()
+    tools: Tools = field(default_factory=Tools)
     wasm: Wasm = Wasm()
     infer: Infer = field(default_factory=Infer)
     spawn: Spawn = Spawn()

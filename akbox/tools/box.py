@@ -24,9 +24,19 @@ from akbox.tools.registry import Registry, Tool, check_signer
 
 if TYPE_CHECKING:
     from akbox.tools.hostcalls import Resolve
+    from akbox.tools.mcp_client import Client
     from akbox.tools.runtime import Outcome, Runtime
 
 PARAMS_BYTES_MAX = 1 << 20
+
+
+class Mounted(msgspec.Struct, frozen=True):
+    """An MCP server that runs: what its tools say of themselves, and the names of those that wait for approval."""
+
+    client: Client
+    tools: dict[str, dict[str, Any]]
+    held: frozenset[str]
+    timeout_s: float
 
 
 class ToolBox:
@@ -46,15 +56,12 @@ class ToolBox:
         self._validators: dict[tuple[str, str], Any] = {}  # Any: jsonschema has no types
         self._closed = False
         self._at_close: list[Callable[[], None]] = []
+        self.mounts: dict[str, Mounted] = {}  # set before the first call
 
     def describe(self, subject: AgentId) -> Sequence[dict[str, Any]]:
         """Those that the agent may call, by name; one that cannot be read is left out, its call says why."""
         found = []
-        for name in self._registry.names():
-            effect = Effect(op=Op.CALL, target=f"tool:{name}")
-            decision = self.kernel.decide(subject, effect)
-            if not decision.allowed and decision.code is not Code.APPROVAL_REQUIRED:
-                continue
+        for name in filter(lambda name: self._may_call(subject, name), self._registry.names()):
             try:
                 manifest = self._tool(name).manifest
             except ToolFailure:
@@ -70,7 +77,17 @@ class ToolBox:
                     "flags": msgspec.to_builtins(manifest.flags),
                 }
             )
+        for mount, server in self.mounts.items():
+            found += [
+                _of_server(f"{mount}.{tool}", said)
+                for tool, said in server.tools.items()
+                if tool not in server.held and self._may_call(subject, f"{mount}.{tool}")
+            ]
         return found
+
+    def _may_call(self, subject: AgentId, name: str) -> bool:
+        decision = self.kernel.decide(subject, Effect(op=Op.CALL, target=f"tool:{name}"))
+        return decision.allowed or decision.code is Code.APPROVAL_REQUIRED
 
     def check(self, tool: str, params: dict[str, Any]) -> None:
         """Before anything is decided: do the parameters fit? What cannot be loaded is said when it is called."""
@@ -88,6 +105,8 @@ class ToolBox:
     def call(self, subject: AgentId, tool: str, params: dict[str, Any], pid: int) -> ToolAnswer:
         """Runs it. Raises CallError: a ToolFailure, or what one of its host calls was refused with when it ended
         because of that."""
+        if "." in tool:
+            return self._call_server(tool, params)
         found = self._tool(tool)
         self._check_module(subject, found, pid)
         stdin = msgspec.json.encode(params)
@@ -109,6 +128,22 @@ class ToolBox:
                 raise ToolFailure("exit", f"tool {tool!r}: {host.problem.message}") from failure
             raise
         return ToolAnswer(result, outcome.usage())
+
+    def _call_server(self, tool: str, params: dict[str, Any]) -> ToolAnswer:
+        """One of a mounted server's. What it says of itself must be what its user has approved."""
+        mount, _, name = tool.partition(".")
+        server = self.mounts.get(mount)
+        if server is None or name not in server.tools:
+            raise ToolFailure("unknown", f"there is no tool {tool!r}")
+        if name in server.held:
+            raise CallError(
+                Code.APPROVAL_REQUIRED, f"tool {tool!r} says something else of itself than what was approved",
+                suggested_fix=f"akbox tool approve {tool}, once you have read `akbox tool held`",
+                details={"reason": "held"},
+            )  # fmt: skip
+        began = time.monotonic_ns()
+        result = server.client.call(name, params, time.monotonic() + server.timeout_s)
+        return ToolAnswer(result, {"duration_us": (time.monotonic_ns() - began) // 1000})
 
     def close(self) -> None:
         """Ends calls under way; those that come later are refused."""
@@ -209,6 +244,25 @@ class ToolBox:
         if error is None:
             return None
         return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path), error.message
+
+
+def _of_server(name: str, said: dict[str, Any]) -> dict[str, Any]:
+    schema = said.get("inputSchema")
+    hints = said.get("annotations")
+    hints = hints if isinstance(hints, dict) else {}
+    return {
+        "name": name,
+        "description": str(said.get("description", "")),
+        "version": "",
+        "input_schema": schema if isinstance(schema, dict) else {"type": "object"},
+        "output_schema": None,
+        "hostcalls": [],
+        "flags": {
+            "idempotent": hints.get("idempotentHint") is True,
+            "sensitive": False,
+            "read_only": hints.get("readOnlyHint") is True,
+        },
+    }
 
 
 def _validator(schema: dict[str, Any]) -> Any:
