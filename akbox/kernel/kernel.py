@@ -275,10 +275,10 @@ class Kernel:
         """An entry about the life of an agent ("start", "end"); on disk when this returns."""
         self._lifecycle(f"agent:{agent.id.hex()}:{what}", req | {"agent_name": agent.name}, res, agent=agent.id)
 
-    def note(self, what: str, req: dict[str, Any], res: dict[str, Any], *, refused: bool = False) -> None:
+    def note(self, what: str, req: dict[str, Any], res: dict[str, Any]) -> None:
         """An entry about what belongs to the run and is no agent of it (a mounted server); on disk when this
         returns."""
-        self._lifecycle(what, req, res, denied_at="POLICY" if refused else None)
+        self._lifecycle(what, req, res)
 
     def limit_exceeded(self, name: str, limit: int, used: int | None, agent: AgentId | None = None) -> None:
         """The same for a resource limit, which is no budget: `limits.memory`."""

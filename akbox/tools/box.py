@@ -114,10 +114,12 @@ class ToolBox:
             raise CallError(Code.SCHEMA_INVALID, f"params: at most {PARAMS_BYTES_MAX} bytes")
         from akbox.tools.hostcalls import HostCalls
 
+        runtime = self._running()
+        runtime.prepare(found)  # that it is compiled now is no part of its time
         end = time.monotonic() + found.manifest.limits.timeout_ms / 1000
         host = HostCalls(self, subject, found, pid, end)
         try:
-            outcome = self._running().run(found, stdin, host.serve, end)
+            outcome = runtime.run(found, stdin, host.serve, end)
             result = self._result(found, outcome)
         except ToolFailure as failure:
             if host.failure is not None:

@@ -24,7 +24,7 @@ hostcalls = ["fs_read"]
 [budgets]
 tool_calls = 5
 """
-SMALL = {"timeout_ms": 200, "memory_bytes": 1 << 20, "output_bytes": 4096}
+SMALL = {"timeout_ms": 1000, "memory_bytes": 1 << 20, "output_bytes": 4096}
 LOOP = "(loop $l (br $l))"
 GROW = "(loop $l (br_if $l (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) unreachable"
 FLOOD = f"(loop $l {says('x' * 64)} (br $l))"
@@ -41,9 +41,9 @@ FAILURES = [
     ("stack", wat("(call $f)").replace("(func (export", "(func $f (call $f)) (func (export"), {}, Code.TOOL_FAIL,
      "trap", "stack"),
     ("exits", wat("(call $exit (i32.const 3))"), {}, Code.TOOL_FAIL, "exit", "ended with 3"),
-    ("endless", wat(LOOP), {}, Code.TOOL_TIMEOUT, "timeout", "200 ms"),
+    ("endless", wat(LOOP), {}, Code.TOOL_TIMEOUT, "timeout", "1000 ms"),
     ("endless_calls", wat("(loop $l (drop (call $write (i32.const 9) (i32.const 0) (i32.const 0) (i32.const 0))) "
-     "(br $l))"), {}, Code.TOOL_TIMEOUT, "timeout", "200 ms"),
+     "(br $l))"), {}, Code.TOOL_TIMEOUT, "timeout", "1000 ms"),
     ("fuel", wat(LOOP), {"limits": SMALL | {"fuel": 1000}}, Code.TOOL_FAIL, "fuel", "1000"),
     ("bomb", wat(GROW), {}, Code.TOOL_FAIL, "memory", "1048576 bytes of memory"),
     ("big_from_the_start", wat("", memory="100"), {}, Code.TOOL_FAIL, "memory", "memory"),

@@ -340,3 +340,18 @@ def test_every_wasi_function_survives_every_number(tmp_path: Path) -> None:
 
 def test_tables_name_the_same_host_calls() -> None:
     assert tuple(HOST_TABLE) == HOST_CALLS
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights that its agents do not have")
+def test_files_are_opened_without_capabilities(files: Bench) -> None:
+    """Root reads another's file by CAP_DAC_OVERRIDE, which an agent that root started has not; nor do its tools."""
+    for name in ("mine", "out/mine"):
+        (files.work / name).write_text("another user's")
+        os.chown(files.work / name, 65534, 65534)
+        (files.work / name).chmod(0o600)
+    assert (files.work / "mine").read_text() == "another user's", "the control"
+    error = files.fail("file_read", path="mine")
+    assert error["code"] == Code.TOOL_FAIL
+    assert "Permission denied" in error["message"]
+    assert "Permission denied" in files.fail("file_write", path="out/mine", content="x")["message"]
+    assert (files.work / "out/mine").read_text() == "another user's"
