@@ -17,6 +17,8 @@ COMMANDS = {
     "audit": ("akbox.cli.audit_commands:audit", "Verify, show, prove and export the logs of runs."),
     "approve": ("akbox.cli.approve:approve", "Answer what waits for a person."),
     "cap": ("akbox.cli.cap:cap", "Mint, inspect, narrow and revoke capabilities."),
+    "tool": ("akbox.cli.tool:tool", "Add, list, sign, check and call tools."),
+    "mcp": ("akbox.cli.mcp:mcp", "Serve a run's tools to an MCP client (inside a run)."),
     "doctor": ("akbox.cli.doctor:doctor", "Try what this host can hold, and say what to do where it can't."),
     "test": ("akbox.cli.test:test", "Try on this machine what akbox promises."),
 }

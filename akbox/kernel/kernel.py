@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # the calls' machinery is imported with the first call: most 
     from akbox.kernel.approvals import Approvals, Request
     from akbox.kernel.calls.inference import InferenceArgs
     from akbox.kernel.calls.spawn import SpawnArgs
+    from akbox.kernel.calls.tool import Tools
     from akbox.kernel.capabilities import Capabilities
     from akbox.kernel.capability import Token
     from akbox.kernel.heap import Heap
@@ -79,7 +80,7 @@ class Kernel:
         self.budgets = Ledger(limits_of(policy.budgets))
         self.capabilities_in_use = False  # has anything been minted or revoked? Most runs never do
         self.refusals = Refusals()
-        self.tools: tuple[dict[str, Any], ...] = ()
+        self.tools: Tools | None = None  # the target's
         self.pre_query: Callable[[], None] | None = None
         self.earlier_ms = 0  # wall time of an earlier supervisor of this run
         self.infer: Callable[[AgentId, InferenceArgs], dict[str, Any]] | None = None  # the target's model gateway
@@ -107,6 +108,12 @@ class Kernel:
         from akbox.kernel.pipeline import Context, judge
 
         return judge(Context.of_effect(self, subject, effect))
+
+    def refuse(self, subject: AgentId, effect: Effect, error: CallError) -> Decision:
+        """Logs an effect that whoever was to carry it out refused for a reason that no rule states."""
+        from akbox.kernel.pipeline import Context, refused
+
+        return refused(Context.of_effect(self, subject, effect), error)
 
     def decide(self, subject: AgentId, effect: Effect) -> Decision:
         """What `authorize` would say, without an entry. The trace id is empty."""
@@ -207,12 +214,13 @@ class Kernel:
         for event, seq in refused:
             self.refusals.note_event(self.agent(subject), event, None if seq is None else trace_id(self.run_id, seq))
 
-    def call(self, subject: AgentId, nr: int, request: bytes, *, pid: int = 0) -> Reply:
-        """Serves an authority call (design 02): the ten stages. `nr` is the call's number, `request` its JSON."""
+    def call(self, subject: AgentId, nr: int, request: bytes, *, pid: int = 0, tool: str = "") -> Reply:
+        """Serves an authority call (design 02): the ten stages. `nr` is the call's number, `request` its JSON; `tool`
+        the tool of the agent's that makes it."""
         from akbox.kernel.pipeline import Context, run
 
         self.ledger(subject)
-        reply = run(Context(self, subject, nr, request, pid))
+        reply = run(Context(self, subject, nr, request, pid, tool))
         self._take_snapshot(subject)
         return reply
 
@@ -266,6 +274,11 @@ class Kernel:
     def note_agent(self, agent: Agent, what: str, req: dict[str, Any], res: dict[str, Any]) -> None:
         """An entry about the life of an agent ("start", "end"); on disk when this returns."""
         self._lifecycle(f"agent:{agent.id.hex()}:{what}", req | {"agent_name": agent.name}, res, agent=agent.id)
+
+    def note(self, what: str, req: dict[str, Any], res: dict[str, Any]) -> None:
+        """An entry about what belongs to the run and is no agent of it (a mounted server); on disk when this
+        returns."""
+        self._lifecycle(what, req, res)
 
     def limit_exceeded(self, name: str, limit: int, used: int | None, agent: AgentId | None = None) -> None:
         """The same for a resource limit, which is no budget: `limits.memory`."""

@@ -8,7 +8,7 @@ from enum import IntEnum, unique
 
 @unique
 class Op(IntEnum):
-    """Effect ops (0x100-0x504), authority calls (their system call number) and the log's own ops (0xFFFD-0xFFFF)."""
+    """Effect ops (0x100-0x505), authority calls (their system call number) and the log's own ops (0xFFFD-0xFFFF)."""
 
     FS_OPEN = 0x100
     FS_UNLINK = 0x101
@@ -34,6 +34,7 @@ class Op(IntEnum):
     INFER = 0x502
     AGENT_SEND = 0x503
     SECRET_GET = 0x504
+    HOST_CALL = 0x505  # what a tool asks of akbox: "hostcall:http_request"
 
     READ = 1024
     ALLOC = 1025
@@ -88,6 +89,7 @@ NAMES: dict[int, str] = {
     Op.INFER: "infer",
     Op.AGENT_SEND: "send",
     Op.SECRET_GET: "secret",
+    Op.HOST_CALL: "hostcall",
     Op.LIFECYCLE: "lifecycle",
     Op.POLICY_CHANGE: "policy.change",
     Op.REVOCATION: "revocation",
@@ -121,7 +123,7 @@ ALIASES: dict[str, tuple[Op, int]] = {
 }
 # Every other effect by its own name; changes to a tree need write.
 for _op in Op:
-    if not CALL_FIRST <= _op <= CALL_LAST and _op <= Op.SECRET_GET:
+    if not CALL_FIRST <= _op <= CALL_LAST and _op <= Op.HOST_CALL:
         _need = NEED_WRITE if 0x101 <= _op <= 0x108 and _op != Op.FS_STAT else 0
         ALIASES.setdefault(NAMES[_op], (_op, NEED_READ if _op == Op.FS_STAT else _need))
 

@@ -39,8 +39,8 @@ _U64_MAX = 2**64 - 1
 class Context:
     """One call on its way through the stages."""
 
-    def __init__(self, kernel: Kernel, subject: AgentId, nr: int, raw: bytes, pid: int) -> None:
-        self.kernel, self.subject, self.nr, self.raw, self.pid = kernel, subject, nr, raw, pid
+    def __init__(self, kernel: Kernel, subject: AgentId, nr: int, raw: bytes, pid: int, tool: str = "") -> None:
+        self.kernel, self.subject, self.nr, self.raw, self.pid, self.tool = kernel, subject, nr, raw, pid, tool
         self.agent = kernel.agent(subject)
         self.call: Call | None = None
         self.effect: Effect | None = None  # what POLICY decides about
@@ -372,6 +372,8 @@ def entry_of(ctx: Context) -> Draft:
 
 def _call_request(ctx: Context) -> dict[str, Any]:
     req: dict[str, Any] = {"args": ctx.logged_args}
+    if ctx.tool:
+        req["tool"] = ctx.tool
     if ctx.seq is not None:
         req["seq"] = ctx.seq
     if ctx.token is not None:
@@ -435,6 +437,19 @@ def judge(ctx: Context) -> Decision:
     _through(ctx, JUDGES, spend=True)
     for stage in RECORD:
         stage.run(ctx)
+    return _decision_of(ctx)
+
+
+def refused(ctx: Context, error: CallError) -> Decision:
+    """Logs an effect that is refused with `error`, whatever the policy says. Raises AuditError."""
+    ctx.error, ctx.refused_at = error, error.stage or "POLICY"
+    ctx.stages[ctx.refused_at] = REFUSED
+    for stage in RECORD:
+        stage.run(ctx)
+    return _decision_of(ctx)
+
+
+def _decision_of(ctx: Context) -> Decision:
     error, decision = ctx.error, ctx.decision
     if error is None:
         assert decision is not None

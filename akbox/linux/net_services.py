@@ -98,7 +98,7 @@ class NetServices:
         from akbox.linux.dns_server import DnsServer
 
         assert self.pins is not None
-        server = DnsServer(self._judge_name, ring, self.names, self.pins, udp, tcp, on_failure)
+        server = DnsServer(self.judge_name, ring, self.names, self.pins, udp, tcp, on_failure)
         self._undo.callback(server.close)
         self._starts.append(server.start)
 
@@ -129,7 +129,7 @@ class NetServices:
         self._undo.callback(self._relay.close)
         self._starts.append(self._relay.start)
 
-    def _judge_name(self, host: str) -> tuple[int, int]:
+    def judge_name(self, host: str) -> tuple[int, int]:
         """By the agent's own rules and by those of everybody above it; the number is one of its own rules."""
         verdict = self._agent.decide(Op.NET_DNS, host, need=0, target2=None)
         own = self._policy.judge_name(host)

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from akbox.linux.gateway import ModelGateway
     from akbox.linux.net_services import NetServices
     from akbox.linux.ptrace_calls import PtraceCalls
+    from akbox.linux.tools import RunTools
 
 PR_SET_DUMPABLE = 4
 SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
@@ -81,6 +82,7 @@ class Run:
         member: Member | None = None,
         children: Children | None = None,
         gateway: ModelGateway | None = None,
+        tools: RunTools | None = None,
     ) -> None:
         self.plan = plan
         self.kernel = kernel
@@ -112,6 +114,11 @@ class Run:
         self.gateway = gateway
         if gateway is not None:
             self._things.callback(gateway.close)
+        self._tools = tools
+        if tools is not None:
+            self._things.callback(tools.release)
+            self._things.callback(tools.close)
+            tools.attach(self)
         self._drain = Drain(self._ring, kernel, self.agent.id, self.fail)
         self._tracer: _native.Tracer = _native.Tracer(
             plan.program.trapped,
@@ -196,6 +203,13 @@ class Run:
 
     def _below(self) -> list[Run]:
         return [] if self.children is None else self.children.below(self.agent)
+
+    def net_of(self, agent_id: bytes) -> NetServices | None:
+        """What an agent of this run has of its own on loopback; None: its policy takes nothing of it."""
+        if agent_id == self.agent.id:
+            return self._net
+        run = None if self.children is None else self.children.run_of(self.kernel.agent(agent_id))
+        return None if run is None else run._net
 
     def child_ended(self, child: Run) -> None:
         """A child agent has ended: what it had used, with all that it had started, is in these sums from now on."""
@@ -354,6 +368,8 @@ class Run:
         things.callback(enforcer.stop)  # so that nobody waits for it any more
         if self.gateway is not None:
             things.callback(self.gateway.close)  # before those who wait for an answer of it are waited for
+        if self._tools is not None:
+            things.callback(self._tools.close)
         TraceLoop(
             self._tracer,
             enforcer,

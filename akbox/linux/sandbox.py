@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from akbox.linux.gateway import ModelGateway
     from akbox.linux.resume import Resumed
     from akbox.linux.terminal import Terminal
+    from akbox.linux.tools import RunTools
 
 __all__ = ["CannotRun", "Run", "RunResult", "Sandbox"]
 
@@ -50,8 +51,9 @@ class Sandbox:
     policy: a Policy, a file's path, or a preset's name (default: "default"). cwd: the runs' working directory. audit:
     "full" or "writes" instead of the policy's level. allow_degraded: layers that may be missing, by `akbox doctor`'s
     names. env: the environment that the policy's `env` section filters (default: this process's). gateway: whether a
-    policy with `infer.upstreams` gets its model gateway. anchors: as `akbox run --anchor`, where checkpoints go. As a
-    context manager it kills what still runs at the end. The process becomes non-dumpable with its first run (prctl(2),
+    policy with `infer.upstreams` gets its model gateway. anchors: as `akbox run --anchor`, where checkpoints go.
+    tool: the directory of a tool in development, which the runs have besides those of `akbox tool list`. As a context
+    manager it kills what still runs at the end. The process becomes non-dumpable with its first run (prctl(2),
     PR_SET_DUMPABLE): the agent has its uid and must not read it. Raises PolicyError, StateError.
     """
 
@@ -69,6 +71,7 @@ class Sandbox:
         keep_fds: Sequence[int] = (),
         gateway: bool = True,
         anchors: Sequence[str] = (),
+        tool: Path | None = None,
     ) -> None:
         self._state = state_root(state_dir)
         recall_shipped(self._state)
@@ -82,6 +85,7 @@ class Sandbox:
         self._keep_fds = tuple(keep_fds)
         self._gateway = gateway
         self._anchors = tuple(anchors)
+        self._tool = tool
         self._lock = threading.Lock()
         self._live: list[Run] = []  # guarded by _lock
 
@@ -135,6 +139,10 @@ class Sandbox:
                 plan = with_environment(plan, gateway.environment(kernel.agent(kernel.root)))
                 if not any(item.startswith(b"CODEX_HOME=") for item in plan.envp):
                     plan = with_environment(plan, gateway.settings(tmpdir))
+            tools = self._make_tools(plan, kernel)
+            if tools is not None:
+                undo.callback(tools.release)
+                undo.callback(tools.close)
             run = Run(
                 plan,
                 kernel,
@@ -144,6 +152,7 @@ class Sandbox:
                 on_stopped=on_stopped,
                 on_request=on_request,
                 gateway=gateway,
+                tools=tools,
             )
             run.anchors = self._start_anchors(kernel)
             if plan.policy.grants("spawn.allow") or any(r.ask and r.section == "spawn" for r in plan.policy.rules):
@@ -184,6 +193,17 @@ class Sandbox:
         from akbox.linux.gateway import model_gateway
 
         return model_gateway(self._policy, tmpdir)
+
+    def _make_tools(self, plan: LaunchPlan, kernel: Kernel) -> RunTools | None:
+        if not any(rule.section in ("tools.allow", "tools") for rule in plan.policy.rules):
+            return None
+        from akbox.linux.tools import RunTools
+        from akbox.tools.failure import ToolFailure
+
+        try:
+            return RunTools(kernel, self._state, plan.cwd, self._tool, plan.policy.mcp)
+        except ToolFailure as error:
+            raise CannotRun(error.message, error.suggested_fix or "") from error
 
     def _environ(self) -> Mapping[str, str]:
         return os.environ if self._env is None else self._env

@@ -30,6 +30,10 @@ def canonical_policy(compiled: CompiledPolicy) -> bytes:
         plain.setdefault("infer", {}).update(infer)
     if compiled.secrets:
         plain["secrets"] = msgspec.to_builtins(compiled.secrets)
+    if compiled.mcp:
+        plain.setdefault("tools", {})["mcp"] = msgspec.to_builtins(compiled.mcp)
+    if compiled.signed_by:
+        plain.setdefault("wasm", {})["signed_by"] = compiled.signed_by
     plain["budgets"] = compiled.budgets
     plain["audit"] = msgspec.to_builtins(compiled.audit)
     plain["env"] = msgspec.to_builtins(compiled.env)

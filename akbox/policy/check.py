@@ -262,6 +262,8 @@ SHAPES = {
         r"https?://[A-Za-z0-9.\[\]:_-]+(/[^\s?#]*)?|unix:/[^\s?#]+",
         'write "https://api.example.com", or "unix:/path/of.sock"',
     ),
+    "mount": (r"[a-z][a-z0-9_]{0,31}", "lower-case letters, digits and _: its tools are NAME.TOOL"),
+    "public-key": (r"[0-9a-f]{64}", "an Ed25519 public key: 64 lower-case hex digits, as `akbox tool key` prints it"),
     "upstream": (r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "an upstream's name: letters, digits, ., _ and -"),
     "secret-ref": (r"secret:[A-Za-z_][A-Za-z0-9_]*", 'write "secret:NAME", with NAME a key of [secrets]'),
     "secret-source": (

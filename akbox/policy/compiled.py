@@ -33,7 +33,7 @@ from akbox.policy.matcher import (
     rights,
     visible,
 )
-from akbox.policy.model import DEFAULT_BUDGETS, Audit, Budgets, Env, Infer, Limits, Policy, Secret
+from akbox.policy.model import DEFAULT_BUDGETS, Audit, Budgets, Env, Infer, Limits, McpServer, Policy, Secret
 from akbox.policy.netmatcher import BIND, CONNECT, LISTEN, TCP, UDP, NetTable
 from akbox.policy.netpatterns import HostPattern, match_host
 from akbox.policy.patterns import PatternError, Segment, match_name, path_bytes
@@ -272,6 +272,18 @@ class CompiledPolicy(Struct, frozen=True, dict=True):
     def infer(self) -> Infer:
         """Upstreams, aliases and prices of the policy and its profiles; the policy's own before theirs."""
         return joined_infer(self.parts)
+
+    @cached_property
+    def mcp(self) -> dict[str, McpServer]:
+        """MCP servers of the policy and its profiles."""
+        return {name: server for _, part in reversed(self.parts) for name, server in part.tools.mcp.items()}
+
+    @cached_property
+    def signed_by(self) -> tuple[str, ...] | None:
+        """Who may have signed a tool that was added: keys that every part which names some has named. None: anybody,
+        and nobody."""
+        stated = [part.wasm.signed_by for _, part in self.parts if part.wasm.signed_by]
+        return tuple(k for k in stated[0] if all(k in keys for keys in stated)) if stated else None
 
     @cached_property
     def secrets(self) -> dict[str, Secret]:

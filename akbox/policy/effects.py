@@ -16,7 +16,7 @@ FS_FIRST, FS_LAST = 0x100, 0x108
 FS_OPEN, FS_STAT = 0x100, 0x105
 NET_CONNECT, NET_DNS, NET_BIND, NET_LISTEN, NET_ACCEPT, NET_SEND = range(0x200, 0x206)
 EXEC_OP, SIGNAL, SYS_REFUSED = 0x300, 0x301, 0x3FF
-TOOL, WASM, INFER, SEND, SECRET = range(0x500, 0x505)  # 0x400 is 1024: those are the authority calls
+TOOL, WASM, INFER, SEND, SECRET, HOSTCALL = range(0x500, 0x506)  # 0x400 is 1024: those are the authority calls
 CALL_FIRST, CALL_TOOL, CALL_SPAWN, CALL_INFERENCE, CALL_LAST = 1024, 1031, 1032, 1037, 1044
 
 READ, WRITE, EXEC = 1, 2, 4
@@ -32,6 +32,7 @@ NAME_SECTIONS = {
     TOOL: ("tool", "tools.allow"),
     CALL_TOOL: ("tool", "tools.allow"),
     WASM: ("wasm", "wasm.modules"),
+    HOSTCALL: ("hostcall", "wasm.hostcalls"),
     INFER: ("model", "infer.models"),
     CALL_INFERENCE: ("model", "infer.models"),
 }

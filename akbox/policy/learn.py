@@ -18,6 +18,7 @@ from akbox.policy.effects import (
     CALL_INFERENCE,
     CALL_SPAWN,
     CALL_TOOL,
+    HOSTCALL,
     INFER,
     NET_BIND,
     NET_CONNECT,
@@ -66,7 +67,7 @@ def widened(policy: Policy) -> Policy:
             private=("*",),
         ),
         tools=replace(policy.tools, allow=("*",)),
-        wasm=Wasm(modules=("*",), hostcalls=("*",)),
+        wasm=replace(policy.wasm, modules=("*",), hostcalls=("*",)),
         infer=replace(policy.infer, models=("*",)),
         spawn=replace(policy.spawn, allow=("/**",)),
     )
@@ -83,8 +84,8 @@ def kept(policy: Policy) -> Policy:
         profiles=names,
         fs=Fs(exec=(), deny=policy.fs.deny, protect=policy.fs.protect, metadata=policy.fs.metadata),
         net=Net(deny=policy.net.deny, sni=policy.net.sni),
-        tools=Tools(deny=policy.tools.deny),
-        wasm=Wasm(),
+        tools=Tools(deny=policy.tools.deny, mcp=policy.tools.mcp),
+        wasm=Wasm(signed_by=policy.wasm.signed_by),
         infer=replace(policy.infer, models=()),
         spawn=Spawn(deny=policy.spawn.deny, max_agents=policy.spawn.max_agents),
         env=Env(
@@ -160,6 +161,7 @@ _NAMED = {
     TOOL: ("tools", "allow", "tool:"),
     CALL_TOOL: ("tools", "allow", "tool:"),
     WASM: ("wasm", "modules", "wasm:"),
+    HOSTCALL: ("wasm", "hostcalls", "hostcall:"),
     INFER: ("infer", "models", "model:"),
     CALL_INFERENCE: ("infer", "models", "model:"),
 }

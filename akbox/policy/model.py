@@ -30,10 +30,12 @@ BindText = Annotated[str, Meta(extra={"kind": "bind"})]
 SocketText = Annotated[str, Meta(extra={"kind": "socket"})]
 NameText = Annotated[str, Meta(extra={"kind": "name"})]
 EffectText = Annotated[str, Meta(extra={"kind": "effect"})]
+KeyText = Annotated[str, Meta(extra={"kind": "public-key"})]
 SecretSource = Annotated[str, Meta(extra={"kind": "secret-source"})]
 SecretUse = Annotated[str, Meta(extra={"kind": "secret-use"})]
 ProfileName = Annotated[str, Meta(extra={"kind": "profile"})]
 UpstreamName = Annotated[str, Meta(extra={"kind": "upstream"})]
+MountName = Annotated[str, Meta(extra={"kind": "mount"})]
 EnvName = Annotated[str, Meta(extra={"kind": "env"})]
 EnvPass = Annotated[str, Meta(extra={"kind": "env-pass"})]  # also "LC_*"
 EnvValue = Annotated[str, Meta(extra={"kind": "env-value"})]  # ${workdir}, ${home}, ${tmp}, ${prefix} are replaced
@@ -72,18 +74,31 @@ class Net(Section, frozen=True):
     sni: Literal["off", "enforce"] | None = None
 
 
+class McpServer(Section, frozen=True):
+    """An MCP server that akbox starts with the run, in a sandbox of its own under `policy`; its tools are NAME.TOOL.
+
+    `timeout_ms`: of its start, and of each call (default: 30,000)."""
+
+    command: tuple[str, ...]
+    policy: Policy
+    timeout_ms: Count | None = None
+
+
 class Tools(Section, frozen=True):
-    """Tools by name."""
+    """Tools by name; `mcp`: servers whose tools there are besides, by a name for each."""
 
     allow: tuple[NameText, ...] = ()
     deny: tuple[NameText, ...] = ()
+    mcp: dict[MountName, McpServer] = field(default_factory=dict)
 
 
 class Wasm(Section, frozen=True):
-    """WebAssembly modules and the host calls they may make."""
+    """WebAssembly modules of tools that were added (those that come with akbox need no rule), and the host calls that
+    any tool may make. `signed_by`: public keys (Ed25519, in hex), one of which must have signed what was added."""
 
     modules: tuple[NameText, ...] = ()
     hostcalls: tuple[NameText, ...] = ()
+    signed_by: tuple[KeyText, ...] = ()
 
 
 class Upstream(Section, frozen=True):
@@ -216,7 +231,7 @@ class Policy(Section, frozen=True):
     profiles: tuple[ProfileName, ...] = ()
     fs: Fs = Fs()
     net: Net = Net()
-    tools: Tools = Tools()
+    tools: Tools = field(default_factory=Tools)
     wasm: Wasm = Wasm()
     infer: Infer = field(default_factory=Infer)
     spawn: Spawn = Spawn()

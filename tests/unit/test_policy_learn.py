@@ -171,3 +171,17 @@ usd = 0.5
     assert again.fs == first.fs
     assert '"/é",' in written
     assert "# 3 times, by cat" in written
+
+
+def test_tools_keep_their_servers_and_signers() -> None:
+    server = '[tools.mcp.files]\ncommand = ["x"]\npolicy = {version = "1.0"}\n'
+    text = f'{server}[tools]\ndeny = ["bad"]\n[wasm]\nsigned_by = ["{"ab" * 32}"]\n'
+    assert widened(policy(text)).wasm.signed_by == ("ab" * 32,)
+    found = learned(
+        Seen(1031, "tool:files.read"), Seen(1031, "tool:http_get"), Seen(0x505, "hostcall:http_request"), text=text
+    ).policy
+    assert found.tools.allow == ("files.read", "http_get")
+    assert (found.tools.deny, found.wasm.hostcalls, found.wasm.signed_by) == (("bad",), ("http_request",), ("ab" * 32,))
+    written = parse(as_toml(found), syntax="toml", name="written")
+    assert written.tools.mcp == found.tools.mcp
+    assert written.tools.mcp["files"].command == ("x",)

@@ -57,9 +57,9 @@ def test_the_original_example(ak: AuthorityKernel) -> None:
     assert ak.authorize("READ", "/etc/passwd") is False
     status = ak.budget_status("tokens")
     assert (status["used"], status["limit"]) == (0, 1_000_000)
-    with pytest.raises(sdk.NotSupportedError) as caught:
+    with pytest.raises(sdk.OperationDeniedError) as caught:
         ak.call_tool("http_get", {"url": "https://example.com"})
-    assert (caught.value.code, caught.value.name, caught.value.errno) == (-4406, "NOT_IMPLEMENTED", errno.ENOSYS)
+    assert (caught.value.name, caught.value.suggested_fix) == ("POLICY_DENY", 'tools.allow = ["http_get"]')
     with pytest.raises(sdk.InferenceError) as no_model:
         ak.inference("m", "What is 2+2?")
     assert (no_model.value.name, no_model.value.errno) == ("NO_UPSTREAM", errno.EIO)
@@ -125,12 +125,15 @@ def test_the_rest(ak: AuthorityKernel) -> None:
     entries = ak.audit_query(from_seq=1, limit=2)
     assert [e["seq"] for e in entries] == [1, 2]
     assert ak.audit_logs({"op": "COMMIT"})[0]["seq"] == point["seq"] + 1
-    absent: list[tuple[str, tuple[object, ...]]] = [
-        ("http_request", ("GET", "http://x", "body")), ("tool_call", ("x",)),
+    denied: list[tuple[str, tuple[object, ...]]] = [
+        ("http_request", ("GET", "http://x")), ("http_request", ("post", "http://x", "body")), ("tool_call", ("x",)),
     ]  # fmt: skip
-    for name, args in absent:
-        with pytest.raises(sdk.NotSupportedError):
+    for name, args in denied:
+        with pytest.raises(sdk.OperationDeniedError, match=r"tools\.allow"):
             getattr(ak, name)(*args)
+    for method, body in (("GET", "body"), ("DELETE", None)):
+        with pytest.raises(sdk.InvalidArgumentError, match="POST requests"):
+            ak.http_request(method, "http://x", body)
 
 
 def test_files(ak: AuthorityKernel, box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +259,7 @@ def test_both_doors(box: Box, door: str) -> None:
     with pytest.raises(sdk.InvalidArgumentError):  # EINVAL with a reply is an answer, not a missing door
         ak.syscall(sdk.Syscall.READ, {"nonsense": 1})
     with pytest.raises(sdk.NotSupportedError):  # and so is ENOSYS
-        ak.call_tool("x")
+        ak.syscall(1045)
     handle = ak.alloc("t", "x" * 700_000)
     libc.calls.clear()
     assert len(ak.read(handle)) == 700_002

@@ -206,7 +206,8 @@ def _execute(ctx: Context, args: QueryArgs) -> dict[str, Any]:
         case Capabilities():
             return _capabilities(ctx)
         case Tools():
-            return {"tools": list(ctx.kernel.tools)}
+            tools = ctx.kernel.tools
+            return {"tools": [] if tools is None else list(tools.describe(ctx.subject))}
         case Agents():
             return {"agents": ctx.kernel.tree.described()}
         case LastDenial():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Json = Any  # a JSON value
     Patch = bytes | str | list[dict[str, Any]]
 
+_HTTP_TOOLS = {"GET": "http_get", "POST": "http_post"}
 _FILE_OPS = ("read", "write", "fs.", "exec", "file_", "spawn", "stat")
 
 
@@ -147,10 +148,14 @@ class AuthorityKernel:
     tool_call = call_tool
 
     def http_request(self, method: str, url: str, body: str | None = None, **more: Any) -> dict[str, Any]:
-        params = dict(more, method=method, url=url)
+        """{status, headers, body, …} by the tools http_get and http_post; `more`: headers, follow, max_bytes."""
+        tool = _HTTP_TOOLS.get(method.upper())
+        if tool is None or (body is not None and tool == "http_get"):
+            raise InvalidArgumentError(f"{method}: tools make GET requests without a body, and POST requests")
+        params = dict(more, url=url)
         if body is not None:
             params["body"] = body
-        return self.call_tool("http_request", params)
+        return self.call_tool(tool, params)
 
     def spawn(self, program: str, argv: list[str] | None = None, **more: Any) -> dict[str, Any]:
         return self.syscall(Syscall.SPAWN, dict(more, program=program, argv=argv or [program]))
