@@ -13,12 +13,17 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "enforcer.h"
 #include "peer.h"
 #include "wait.h"
+
+#ifndef SO_PASSRIGHTS                   /* Linux 6.16 */
+#define SO_PASSRIGHTS 83
+#endif
 
 #define PATH_AT offsetof(struct sockaddr_un, sun_path)
 #define MUST_WAIT 1             /* served again where waiting is allowed */
@@ -116,12 +121,62 @@ static int connect_at_once(struct ak_call *c, const struct ak_socket *s, const s
 	return r == -EALREADY || r == -EAGAIN ? MUST_WAIT : r;
 }
 
+/* ---- descriptors from host programs ------------------------------------------------------------------------------ */
+
+static bool node_of(int dir, const char *name, int flags, struct ak_node *out)
+{
+	struct statx st;
+	if (statx(dir, name, flags | AT_SYMLINK_NOFOLLOW | AT_STATX_DONT_SYNC, STATX_INO | STATX_BTIME, &st) < 0)
+		return false;
+	*out = (struct ak_node){.dev = makedev(st.stx_dev_major, st.stx_dev_minor), .ino = st.stx_ino};
+	if (st.stx_mask & STATX_BTIME) {
+		out->born_s = (uint64_t)st.stx_btime.tv_sec;
+		out->born_ns = st.stx_btime.tv_nsec;
+	}
+	return true;
+}
+
+/* Peer credentials do not tell whose a socket is: listen() was made on the agent's behalf. */
+static void remember_own(struct ak_enforcer *e, const struct ak_parent *p)
+{
+	struct ak_node node;
+	if (!node_of(p->fd, p->name, 0, &node))
+		return;
+	pthread_mutex_lock(&e->lock);
+	e->own_sockets[e->next_own_socket++ % AK_OWN_SOCKETS] = node;
+	pthread_mutex_unlock(&e->lock);
+}
+
+static bool is_own(struct ak_enforcer *e, int fd)
+{
+	struct ak_node node;
+	bool found = false;
+	if (fd < 0 || !node_of(fd, "", AT_EMPTY_PATH, &node))
+		return false;
+	pthread_mutex_lock(&e->lock);
+	for (unsigned i = 0; i < AK_OWN_SOCKETS && !found; i++)
+		found = memcmp(&e->own_sockets[i], &node, sizeof node) == 0;
+	pthread_mutex_unlock(&e->lock);
+	return found;
+}
+
+/* A host program that the agent may reach could hand it any descriptor (SCM_RIGHTS): such a message is refused at the sender,
+ * from before the connection is made. What the run itself bound is left alone. */
+static void refuse_descriptors(struct ak_call *c, const struct ak_socket *s, const struct ak_peer *p)
+{
+	static const int off = 0;
+	if (s->domain == AF_UNIX && s->type != SOCK_DGRAM && p->hold >= 0 && !is_own(c->enforcer, p->hold))
+		(void)setsockopt(s->fd, SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof off);   /* before 6.16: see SECURITY.md */
+}
+
 static int connect_judged(struct ak_call *c, const struct ak_socket *s, const struct sockaddr_storage *addr, int len)
 {
 	struct ak_peer p;
 	int r = ak_peer_judge(c, s, AK_NET_CONNECT, addr, len, &p);
 	if (r < 0)
 		return r;
+	if (!p.error)
+		refuse_descriptors(c, s, &p);
 	if (p.error)
 		r = -p.error;
 	else if (!connect_may_wait(s))
@@ -242,6 +297,8 @@ static int bind_unix_path(struct ak_call *c, const struct ak_socket *s, const ch
 	}
 	struct ak_verdict v = ak_policy_fs(c->config->policy, AK_WRITE, p.path, p.len);
 	r = v.decision == AK_ALLOW ? bind_path(c, s, &p, path, addr, len) : ak_hidden(c, p.path, p.len) ? -ENOENT : -EACCES;
+	if (r == 0)
+		remember_own(c->enforcer, &p);
 	ak_unix_target(p.path, p.len, target);
 	int error = ak_record(c, AK_OP_BIND, v.decision, AK_WRITE, v.rule, v.missing, -r, 0, target, NULL);
 	ak_parent_close(&p);

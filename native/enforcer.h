@@ -56,6 +56,12 @@ struct ak_ask_record {
 #define AK_NR_ASK (-1)                  /* no number of an agent's, which has 15 bits */
 #define AK_APPROVED_EXECS 64            /* executables a person has approved lately */
 
+#define AK_OWN_SOCKETS 64
+
+struct ak_node {                        /* a file, told apart from one that has its number again */
+	uint64_t dev, ino, born_s, born_ns;     /* compared as bytes: no padding */
+};
+
 struct ak_counters {
 	atomic_ullong calls, allowed, denied, continued, installed, blocked, upcalls, gone;
 };
@@ -96,6 +102,8 @@ struct ak_enforcer {
 	struct ak_upcall *upcalls;              /* oldest first */
 	char *approved_execs[AK_APPROVED_EXECS];        /* canonical paths; the image that an exec loads must be one of them */
 	unsigned next_approved_exec;
+	struct ak_node own_sockets[AK_OWN_SOCKETS];     /* those that were bound last in the run */
+	unsigned next_own_socket;
 
 	pthread_rwlock_t handovers;             /* held for reading from before the agent gets a descriptor until ours is closed */
 	int listener;                           /* -1 until ak_notify_start() */

@@ -105,6 +105,37 @@ def init(preset: str, output: str, list_presets: bool, as_json: bool) -> int:
 
 
 @policy.command()
+@click.argument("one")
+@click.argument("two")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--state-dir", metavar="DIR", help="Instead of $XDG_STATE_HOME/akbox.")
+def diff(one: str, two: str, as_json: bool, state_dir: str | None) -> int:
+    """Show what policy TWO newly allows or refuses compared with ONE, each with an example.
+
+    Files or presets; `git show HEAD:akbox.toml > old.toml` gives the one before. Exit 0: the same; 1: it differs.
+    """
+    from akbox.cli.compare import print_diff
+
+    return print_diff(one, two, as_json, state_dir)
+
+
+@policy.command()
+@click.argument("file")
+@click.argument("cases")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--state-dir", metavar="DIR", help="Instead of $XDG_STATE_HOME/akbox.")
+def test(file: str, cases: str, as_json: bool, state_dir: str | None) -> int:
+    """Hold a policy against a table of what it has to allow and refuse. Exit 0: it does; 1: a case fails.
+
+    CASES has a case on each line: `allow|deny|ask EFFECT TARGET`, for example `deny fs.write ~/.bashrc`; # begins a
+    comment.
+    """
+    from akbox.cli.compare import run_cases
+
+    return run_cases(file, cases, as_json, state_dir)
+
+
+@policy.command()
 @click.argument("run", required=False, default="last", metavar="[RUN]")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.option("--state-dir", metavar="DIR", help="Instead of $XDG_STATE_HOME/akbox.")

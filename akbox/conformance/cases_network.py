@@ -70,8 +70,9 @@ KEY_SEARCH = (
     "print('found' if any(word in text for text in texts) else 'none', len(texts) > 2)\n"
 )
 UPLOAD = (
-    "import socket\ns = socket.create_connection(('127.0.0.1', {P2}), 10)\n"
-    "try:\n    s.sendall(bytes(20000))\n    print('answered' if s.recv(100) else 'ended')\n"
+    "import socket\n"
+    "try:\n    s = socket.create_connection(('127.0.0.1', {P2}), 10)\n    s.sendall(bytes(20000))\n"
+    "    print('answered' if s.recv(100) else 'ended')\n"
     "except OSError: print('cut'); exit(1)\n"
 )
 

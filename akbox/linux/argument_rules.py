@@ -184,19 +184,23 @@ def _recvfrom(plan: FilterPlan) -> Rules:
     return ((Match(4, POINTER, 0),),)
 
 
-_SOL_IP, _SOL_IPV6 = 0, 41
+_SOL_IP, _SOL_SOCKET, _SOL_IPV6 = 0, 1, 41
+_SO_PASSRIGHTS = 83  # Linux 6.16
 _IP_OPTIONS = 4
 _IPV6_ROUTING = (5, 6, 55, 57, 59)  # 2292RTHDR, 2292PKTOPTIONS, RTHDRDSTOPTS, RTHDR, DSTOPTS (home address)
 
 
 def _setsockopt(plan: FilterPlan) -> Rules:
-    """Every option but those that put a route of the sender's choice into the header (RFC 791, RFC 3542)."""
+    """Every option but those that put a route of the sender's choice into the header (RFC 791, RFC 3542), and the one
+    that would let a host program's socket pass descriptors again (native/call_net.c)."""
     del plan
-    levels = _in_ranges(1, INT, [(1, _SOL_IPV6 - 1), (_SOL_IPV6 + 1, INT)])
+    levels = _in_ranges(1, INT, [(_SOL_SOCKET + 1, _SOL_IPV6 - 1), (_SOL_IPV6 + 1, INT)])
+    of_socket = _in_ranges(2, INT, _all_but((_SO_PASSRIGHTS,)))
     of_ip = _in_ranges(2, INT, _all_but((_IP_OPTIONS,)))
     of_ipv6 = _in_ranges(2, INT, _all_but(_IPV6_ROUTING))
     return (
         *levels,
+        *((Match(1, INT, _SOL_SOCKET), *rule) for rule in of_socket),
         *((Match(1, INT, _SOL_IP), *rule) for rule in of_ip),
         *((Match(1, INT, _SOL_IPV6), *rule) for rule in of_ipv6),
     )

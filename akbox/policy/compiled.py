@@ -138,6 +138,14 @@ class CompiledPolicy(Struct, frozen=True, dict=True):
 
         return Verdict(DENY, rule, missing, suggest.fix(self, what, match.missing, rule, target2))
 
+    def decision(self, op: int, target: str, *, need: int = 0) -> int:
+        """decide() without the words: DENY, ALLOW or ASK, for whoever asks often."""
+        try:
+            what = parse_target(op, target)
+        except PatternError:
+            return DENY
+        return self._match(what, need or need_of(op), None).decision
+
     @property
     def names(self) -> bool:
         """Does any rule let a name be looked up? Then the target has to serve DNS."""

@@ -26,9 +26,10 @@ ASKED = {
 # What takes more than one command under one policy.
 ELSEWHERE = {
     "N43": "e2e/test_audit_secrets.py::test_no_planted_secret_is_in_the_state_directory",
-    "N46": "conformance/test_lifecycle.py::test_p38_killed_supervisor",  # relay and DNS server are the supervisor's
-    "N47": "integration/test_network.py::test_another_process_cannot_use_the_dns_server",
+    "N46": "integration/test_network_fails_closed.py::test_nothing_goes_out_past_a_stopped_or_killed_akbox",
+    "N47": "integration/test_network.py::test_another_process_cannot_use_the_relay",
     "N48": "integration/test_network.py::test_bytes_past_the_budget_are_cut_off",
+    "I08": "integration/test_descriptors.py::test_a_host_program_cannot_hand_descriptors_over",
     "P38": "conformance/test_lifecycle.py::test_p38_killed_supervisor",
     "P42": "integration/test_programs.py::test_program",
     "P43": "conformance/test_lifecycle.py::test_p43_multi_threaded_host_under_a_runtime_filter",
@@ -54,7 +55,6 @@ ELSEWHERE = {
 ABSENT = {
     "A05": "`run --record` allows, `audit replay -p` says what a policy would refuse; no mode does both",
     "A13": "a run's name is for people; two may have the same, and their state is apart",
-    "I08": "not kept: descriptors from a peer that a rule allows are not recorded (SECURITY.md)",
     "I15": "names nothing to refuse",
 }
 

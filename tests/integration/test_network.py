@@ -479,3 +479,45 @@ def test_another_process_cannot_use_the_dns_server(worlds: Worlds, names: kit.Se
         mine.setblocking(False)
         with pytest.raises(OSError, match=r"temporarily unavailable|refused"):
             mine.recv(512)
+
+
+RELAYED = """
+import socket, sys
+s = socket.create_connection(("listed.net.test", {port}))
+print(s.getpeername()[1], flush=True)
+sys.stdin.readline()
+s.sendall(b"mine")
+print(s.recv(9).decode(), flush=True)
+"""
+
+
+def test_another_process_cannot_use_the_relay(worlds: Worlds, names: kit.Services) -> None:
+    """One of the same user, that knows the port: it is hung up on, and the server hears the agent alone."""
+    with socket.create_server(("127.0.0.1", 0)) as server, lent(worlds, names, "user") as world:
+        port = server.getsockname()[1]
+        file = world.base / "policy.toml"
+        file.write_text(policy_text(world, {**policy(world, f"dns:listed.net.test:{port}"), "net.sni": "enforce"}))
+        program = RELAYED.replace("{port}", str(port))
+        argv = [*as_user(world.uid), *akbox_command(), "run", "-p", str(file), "--", "/usr/bin/python3", "-c", program]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=environment(world), cwd=world.W, text=True) as run:
+            assert run.stdout is not None
+            relay = int(run.stdout.readline())
+            assert relay != port
+            with socket.create_connection(("127.0.0.1", relay), timeout=10) as mine:
+                with contextlib.suppress(OSError):
+                    mine.sendall(b"stranger")
+                with contextlib.suppress(ConnectionResetError):
+                    assert mine.recv(9) == b""
+            assert run.stdin is not None
+            run.stdin.write("go\n")
+            run.stdin.flush()
+            peer, _ = server.accept()
+            with peer:
+                assert peer.recv(9) == b"mine"
+                peer.sendall(b"heard")
+            assert run.communicate(timeout=60)[0] == "heard\n"
+            assert run.returncode == 0
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
