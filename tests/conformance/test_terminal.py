@@ -91,6 +91,7 @@ def test_resize(worlds: Worlds, user: str, interposer: str) -> None:
         terminal.expect("ready")
         terminal.resize(50, 132)
         terminal.expect("size 132 50")
+        terminal.expect("KIT> ")
 
 
 @VARIANTS
