@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -13,9 +14,7 @@ import msgspec
 from akbox.kernel.entry import Entry
 from akbox.kernel.events import NEED_NAMES
 from akbox.kernel.ops import Op
-from akbox.linux.plan import compile_for
-from akbox.linux.replay import ReplayError, entries_of, name_of
-from akbox.policy.compiled import CompiledPolicy
+from akbox.linux.replay import begun, compiled_for, name_of
 from akbox.policy.learn import Learned, kept, learn, note
 from akbox.policy.load import load
 from akbox.policy.model import Policy
@@ -30,8 +29,9 @@ _NAMED = (Op.TOOL_CALL, Op.WASM_RUN, Op.INFER, Op.CALL, Op.SPAWN, Op.INFERENCE)
 def learned(run_dir: Path, policy: Policy, state: Path) -> Learned:
     """policy: what the recording was made inside, before it was widened. Raises ReplayError, PolicyError, CannotRun,
     OSError."""
-    entries, judge = _judged(run_dir, state)
+    start, entries = begun(run_dir)
     begin = kept(policy)
+    judge = partial(compiled_for, start, state=state)
     return learn(list(seen_in(entries, "allow")), begin, judge(begin), judge)
 
 
@@ -46,8 +46,8 @@ class Suggested(msgspec.Struct, frozen=True):
 def suggested(run_dir: Path, state: Path) -> Suggested:
     """What the run's own policy would have to say for nothing to be refused, each target by itself. Raises as
     learned()."""
-    entries, judge = _judged(run_dir, state)
-    policy = judge(load(run_dir / "policy.json"))
+    start, entries = begun(run_dir)
+    policy = compiled_for(start, load(run_dir / "policy.json"), state)
     wanted: dict[str, dict[str, list[Seen]]] = {}
     others: dict[str, str] = {}
     for one in seen_in(entries, "deny"):
@@ -65,16 +65,6 @@ def suggested(run_dir: Path, state: Path) -> Suggested:
     return Suggested(
         {key: {v: note(who) for v, who in values.items()} for key, values in sorted(wanted.items())}, others
     )
-
-
-def _judged(run_dir: Path, state: Path) -> tuple[Iterator[Entry], Callable[[Policy], CompiledPolicy]]:
-    """The entries after the first, which says where the run was; and how a policy is compiled for there."""
-    entries = entries_of(run_dir)
-    start = next(entries, None)
-    if start is None or start.target != "run:start" or "tmpdir" not in start.req:
-        raise ReplayError(f"{run_dir} has no entry of the run's start that says where it ran")
-    argv, cwd, tmpdir = tuple(map(str, start.req["argv"])), str(start.req["cwd"]), Path(str(start.req["tmpdir"]))
-    return entries, lambda policy: compile_for(policy, argv, cwd, os.environ, tmpdir, state)
 
 
 def seen_in(entries: Iterable[Entry], decision: str) -> Iterator[Seen]:

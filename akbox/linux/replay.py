@@ -56,11 +56,8 @@ class ReplayError(Exception):
 def replay(run_dir: Path, policy: Policy, state: Path) -> Replay:
     """Judges the run's decisions under `policy`, in the same working directory, TMPDIR and for the same command. Raises
     ReplayError, PolicyError, CannotRun, OSError."""
-    entries = entries_of(run_dir)
-    start = next(entries, None)
-    if start is None or start.target != "run:start" or "tmpdir" not in start.req:
-        raise ReplayError(f"{run_dir} has no entry of the run's start that says where it ran")
-    before, after = (_compiled(start, one, state) for one in (load(run_dir / "policy.json"), policy))
+    start, entries = begun(run_dir)
+    before, after = (compiled_for(start, one, state) for one in (load(run_dir / "policy.json"), policy))
     out = Replay()
     for e in entries:
         was = _verdict(before, e) if e.agent == start.agent and e.op <= Op.EXEC else None
@@ -76,8 +73,17 @@ def replay(run_dir: Path, policy: Policy, state: Path) -> Replay:
     return out
 
 
-def entries_of(run_dir: Path) -> Iterator[Entry]:
-    """The lines of a run's log, in their order; not verified. Raises ReplayError for one that is no entry, OSError."""
+def begun(run_dir: Path) -> tuple[Entry, Iterator[Entry]]:
+    """A run's first entry, which says where and what it ran, and the others in their order; not verified. Raises
+    ReplayError for a line that is no entry, OSError."""
+    entries = _entries(run_dir)
+    start = next(entries, None)
+    if start is None or start.target != "run:start" or "tmpdir" not in start.req:
+        raise ReplayError(f"{run_dir} has no entry of the run's start that says where it ran")
+    return start, entries
+
+
+def _entries(run_dir: Path) -> Iterator[Entry]:
     decode = msgspec.json.Decoder(Entry).decode
     for path in log_files(run_dir):
         with open(path, "rb") as file:
@@ -88,7 +94,8 @@ def entries_of(run_dir: Path) -> Iterator[Entry]:
                     raise ReplayError(f"{path} has a line that is no entry: run `akbox audit verify`") from error
 
 
-def _compiled(start: Entry, policy: Policy, state: Path) -> CompiledPolicy:
+def compiled_for(start: Entry, policy: Policy, state: Path) -> CompiledPolicy:
+    """A policy as the run that began so would have had it. Raises PolicyError, CannotRun."""
     argv = tuple(map(str, start.req["argv"]))
     return compile_for(policy, argv, str(start.req["cwd"]), os.environ, Path(str(start.req["tmpdir"])), state)
 
