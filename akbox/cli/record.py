@@ -43,6 +43,13 @@ class Recording(Struct, frozen=True):
         note(f"recording: everything is allowed but what {origin} denies or protects")
         return Recording(os.path.abspath(file), fd, policy, widened(policy), origin)
 
+    def abandon(self) -> None:
+        """Nothing ran: the file that was made for it goes, if the name still means it."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(self.fd), os.lstat(self.file)):
+                os.unlink(self.file)
+        os.close(self.fd)
+
     def write(self, run_dir: Path, state_dir: str | None) -> None:
         """Writes the policy and says what to do with it. Raises Failure."""
         from akbox.linux.recorded import learned

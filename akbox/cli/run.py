@@ -213,7 +213,12 @@ def _start_and_report(
         from akbox.cli.record import Recording
 
         recording = Recording.begin(options.record, policy, choice.origin)
-    result, run_dir = _attended(policy if recording is None else recording.allowed, options, cwd, resumed)
+    try:
+        result, run_dir = _attended(policy if recording is None else recording.allowed, options, cwd, resumed)
+    except Failure:
+        if recording is not None:
+            recording.abandon()
+        raise
     if recording is not None:
         recording.write(Path(run_dir), options.state_dir)
     if json_fd is not None:

@@ -99,6 +99,14 @@ def test_a_file_that_exists_is_not_overwritten(worlds: Worlds) -> None:
         assert (done.exit, file.read_text()) == (2, "mine"), str(done)
 
 
+def test_a_run_that_never_began_leaves_no_file(worlds: Worlds) -> None:
+    with worlds.lend(uid_of(USERS[-1])) as world:
+        file = world.STATE / "recorded.toml"
+        done = run_inside(world, ("no-such-program",), preset="default", options=("--record", str(file)))
+        assert done.exit == 127, str(done)
+        assert not file.exists()
+
+
 def test_suggested_lines_allow_what_was_refused(worlds: Worlds) -> None:
     with worlds.lend(uid_of(USERS[-1])) as world:
         script = world.fill("cat {T}/file; cat {HOME}/.ssh/id_test; {T}/prog")
